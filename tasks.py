@@ -1,0 +1,1005 @@
+"""Counters, their states and the board that runs them. Needs anyio and loop_runner, not Streamlit.
+
+Copy this file together with `loop_runner.py`. A job is an async function that takes a `Counter`; the board runs it
+once for each counter, as a task of its own on the runner's loop:
+
+    board = Board(LoopRunner())
+    ids = board.start(count, name="apples", n=3, target=10)
+    board.page().rows  # what the counters are doing now, as plain values
+    board.stop(ids)    # at once; each is `stopping` until its coroutine has really ended
+
+Who writes what: a counter's value and log, only its job; its state, only the board, under one lock; all that a page
+reads is copied into frozen rows. Nothing here waits for the loop, so a page never does.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import itertools
+import logging
+import math
+import operator
+import threading
+import time
+import traceback
+import unicodedata
+import weakref
+from array import array
+from collections import deque
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from types import FrameType
+from typing import Any, TypeVar
+
+import anyio
+from anyio import to_process, to_thread
+
+from loop_runner import LoopRunner, place
+
+T = TypeVar("T")
+
+MIN_INTERVAL_S, MAX_INTERVAL_S = 0.05, 86_400.0
+MAX_NAME = 80
+HISTORY = 30  # values kept of each counter, one a second
+LOG_LINES, LOG_WIDTH = 100, 500  # kept of each counter's log; a traceback is cut at LOG_LINES * LOG_WIDTH / 2
+GRID_S = 0.005  # counters start on this grid, so that many share a timer
+PIECE = 1_000  # counters handled before the loop gets to breathe
+
+_log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """What a counter is doing; `stopping` and `stuck` are still running code, the last three have ended."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STUCK = "stuck"
+    STOPPED = "stopped"
+    DONE = "done"
+    FAILED = "failed"
+
+
+ACTIVE = (State.RUNNING, State.STOPPING, State.STUCK)
+ENDED = (State.STOPPED, State.DONE, State.FAILED)
+
+
+# What a page reads: plain frozen values
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One counter as it was at one moment. Times are seconds since the epoch."""
+
+    id: int
+    name: str
+    job: str
+    state: State
+    value: int
+    target: int | None
+    interval_s: float
+    lateness_s: float  # of its last beat, while it runs
+    private: bool
+    history: tuple[float, ...]  # its values, one a second, oldest first
+    started_at: float
+    ended_at: float | None
+    error: str | None  # of a failed one, in one line
+    where: str | None  # of a stuck one: the line where its coroutine stands
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some rows, how many matched in all, and how many counters the visitor may see in each state."""
+
+    rows: tuple[Row, ...]
+    matched: int
+    states: Mapping[State, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The whole board, everyone's and all private counters. Ticks lag behind by up to a second."""
+
+    states: Mapping[State, int]
+    ticks: int  # additions made since the board was made
+    ticks_per_s: float
+    lateness_p50_s: float  # of the beats of the last seconds
+    lateness_p99_s: float
+    running_history: tuple[float, ...]  # one a second, oldest first
+    ticks_history: tuple[float, ...]
+    ended_history: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One row, its log lines as (seconds since the epoch, text), and the traceback of a failed one."""
+
+    row: Row
+    log: tuple[tuple[float, str], ...]
+    traceback: str | None
+
+
+# Beats
+
+
+class Beat:
+    """The reusable awaitable of one counter: gives how many beats came due since the last one it gave.
+
+    It does what a future does for the task that awaits it (the task hands it a wake-up call, and it makes that call),
+    but it is made once, not once a beat, and its bucket wakes the task directly, not through the loop's queue. Those
+    two make a beat several times cheaper than `asyncio.sleep`. The protocol is that of `asyncio.isfuture`.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "bucket", "context", "seen", "wake_up")
+
+    context: contextvars.Context  # the task's own
+    get_loop = staticmethod(asyncio.get_running_loop)
+    result = bool  # a task asks for the result of what it awaited, and drops it
+
+    def __init__(self, bucket: "Bucket", seen: int) -> None:
+        self.bucket = bucket
+        self.seen = seen  # the number of the last beat that it gave
+        self.wake_up: Callable[[Beat], object] | None = None
+        self._asyncio_future_blocking: bool | None = None
+
+    def __await__(self) -> Generator["Beat", None, int]:
+        if self.wake_up is not None:
+            raise RuntimeError("another task awaits this counter's beat already: await it in one task only")
+        self._asyncio_future_blocking = True
+        yield self
+        self._asyncio_future_blocking = None
+        seen, self.seen = self.seen, self.bucket.number
+        return self.seen - seen
+
+    def add_done_callback(self, wake_up: Callable[["Beat"], object], *, context: contextvars.Context) -> None:
+        """Keep the wake-up call of the task that waits."""
+        self.wake_up, self.context = wake_up, context
+
+    def cancel(self, msg: object = None) -> bool:
+        """Have the task wake up soon, to be told that it is cancelled."""
+        wake_up, self.wake_up = self.wake_up, None
+        if wake_up is not None:
+            asyncio.get_running_loop().call_soon(wake_up, self, context=self.context)
+        return False  # so the task raises CancelledError itself, when it wakes up
+
+
+class Bucket:
+    """The counters whose beats fall on the same moments: `start + number * interval_s` on the loop's clock."""
+
+    __slots__ = ("chunks", "due", "interval_s", "key", "lateness_s", "members", "number", "start", "timer")
+
+    timer: asyncio.TimerHandle
+
+    def __init__(self, key: tuple[float, float], start: float) -> None:
+        self.key = key
+        self.interval_s = key[0]
+        self.start = start
+        self.number = self.number_now()  # of the last beat that came due
+        self.due = start  # when the beat that is being worked came due: after a stall, the first of several
+        self.lateness_s = 0.0  # of the last beat
+        self.chunks = 0  # of the last beat that are still to be worked
+        self.members: dict[Beat, None] = {}
+
+    def number_now(self) -> int:
+        """Compute the number of the last beat that came due by now."""
+        # The microsecond is for a timer that fires a rounding error early.
+        return math.floor((asyncio.get_running_loop().time() - self.start + 1e-6) / self.interval_s)
+
+
+class Metronome:
+    """Wakes the counters of one loop at their beats: one timer for each bucket, not one for each counter.
+
+    A wake-up of the loop costs some fifty times what it costs to resume a task, so counters that beat together share
+    a timer (the idea of Varghese and Lauck's timing wheels, https://doi.org/10.1145/37499.37504; here a counter keeps
+    its place, instead of being put into a slot again at each beat). A beat is computed from its number, never from
+    the beat before, so nothing drifts; after a stall one wake-up gives all the beats that came due. A burst is worked
+    through `PIECE` counters at a time, so that the loop can do other things in between. Use it on its loop only.
+    """
+
+    def __init__(self) -> None:
+        self.latenesses: deque[tuple[float, int]] = deque(maxlen=5_000)  # (seconds, of how many beats)
+        self._buckets: dict[tuple[float, float], Bucket] = {}
+        self._due: deque[tuple[Bucket, list[Beat]]] = deque()
+
+    def join(self, start: float, interval_s: float) -> Beat:
+        """Make the awaitable of a counter whose beats are at `start + k * interval_s` on the loop's clock."""
+        key = (interval_s, round(start % interval_s, 6))
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = Bucket(key, start)
+            self._set_timer(bucket)
+        beat = Beat(bucket, max(bucket.number_now(), round((start - bucket.start) / interval_s)))
+        bucket.members[beat] = None
+        return beat
+
+    def leave(self, beat: Beat) -> None:
+        """Forget a counter that has ended."""
+        bucket = beat.bucket
+        bucket.members.pop(beat, None)
+        if not bucket.members and bucket.key in self._buckets:
+            del self._buckets[bucket.key]
+            bucket.timer.cancel()
+
+    def _set_timer(self, bucket: Bucket) -> None:
+        due = bucket.start + (bucket.number + 1) * bucket.interval_s
+        bucket.timer = asyncio.get_running_loop().call_at(due, self._fire, bucket)
+
+    def _fire(self, bucket: Bucket) -> None:
+        due = bucket.start + (bucket.number + 1) * bucket.interval_s
+        bucket.number = max(bucket.number + 1, bucket.number_now())
+        self._set_timer(bucket)
+        if bucket.chunks:
+            return  # the beat before is still being worked: its members will be given both
+        members = list(bucket.members)
+        chunks = [(bucket, members[i : i + PIECE]) for i in range(0, len(members), PIECE)]
+        bucket.due, bucket.chunks = due, len(chunks)
+        idle = not self._due
+        self._due.extend(chunks)
+        loop = asyncio.get_running_loop()
+        if idle and loop.time() - due < GRID_S:
+            self._work()
+        elif idle:
+            loop.call_soon(self._work)  # after a stall many buckets fire at once: breathe between them
+
+    def _work(self) -> None:
+        bucket, members = self._due.popleft()
+        bucket.chunks -= 1
+        bucket.lateness_s = max(0.0, asyncio.get_running_loop().time() - bucket.due)
+        self.latenesses.append((bucket.lateness_s, len(members)))
+        number = bucket.number
+        waiting = iter(members)
+        try:
+            for beat in waiting:
+                wake_up = beat.wake_up
+                if wake_up is not None and beat.seen < number:
+                    beat.wake_up = None
+                    beat.context.run(wake_up, beat)
+        finally:
+            rest = list(waiting)  # empty, unless a task raised SystemExit, which asyncio lets through
+            if rest:
+                bucket.chunks += 1
+                self._due.appendleft((bucket, rest))
+            if self._due:
+                asyncio.get_running_loop().call_soon(self._work)
+
+
+# Counters and their jobs
+
+
+class Counter:
+    """One run of a job: what the job is handed. Only the job writes it, from one thread at a time.
+
+    A job reads `name`, `interval_s`, `target` and `finished`, awaits `beat`, and tells what it did with `add` and
+    `log`. In a test of a job make one yourself: `Counter(name="x", interval_s=1.0, target=5)`.
+    """
+
+    __slots__ = ("_beat", "_lines", "_metronome", "_start", "id", "interval_s", "name", "target", "value")
+
+    def __init__(
+        self, id: int = 0, *, name: str = "counter", interval_s: float = 1.0, target: int | None = None
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.interval_s = interval_s  # seconds
+        self.target = target
+        self.value = 0
+        self._start: float | None = None  # on the loop's clock; None: at the first beat
+        self._metronome: Metronome | None = None  # None: one of its own
+        self._beat: Beat | None = None
+        self._lines: deque[tuple[float, str]] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """True when the value has reached the target; never without a target."""
+        return self.target is not None and self.value >= self.target
+
+    def beat(self) -> Awaitable[int]:
+        """Wait for the next multiple of `interval_s` since the start; give how many came due since the last one.
+
+        That is 1, and more after a stall: beats are neither lost nor made up for in a burst. On the loop only.
+        """
+        return self._beat or self._first_beat()
+
+    def add(self, n: int = 1) -> None:
+        """Add `n` to the value."""
+        self.value += n
+
+    def log(self, text: str) -> None:
+        """Add a line to the log, which keeps the last 100; from any thread."""
+        if self._lines is None:
+            self._lines = deque(maxlen=LOG_LINES)
+        self._lines.append((time.time(), str(text)[:LOG_WIDTH]))
+
+    def _first_beat(self) -> Beat:
+        if self._start is None:
+            self._start = asyncio.get_running_loop().time()
+        self._beat = (self._metronome or Metronome()).join(self._start, self.interval_s)
+        return self._beat
+
+
+Job = Callable[[Counter], Awaitable[None]]
+
+
+async def count(counter: Counter) -> None:
+    """Add one at every beat until the target is reached."""
+    while not counter.finished:
+        counter.add(await counter.beat())
+
+
+async def count_in_thread(counter: Counter) -> None:
+    """Count like `count`, each addition made in a worker thread."""
+    while not counter.finished:
+        beats = await counter.beat()
+        value = await uncut(to_thread.run_sync(operator.add, counter.value, beats))
+        counter.add(value - counter.value)
+
+
+async def count_in_process(counter: Counter) -> None:
+    """Count like `count`, each addition made in a worker process; all counters share a few of those."""
+    while not counter.finished:
+        beats = await counter.beat()
+        try:
+            value = await uncut(to_process.run_sync(operator.add, counter.value, beats))
+        except anyio.BrokenWorkerProcess as error:
+            raise RuntimeError("the worker process ended in the middle of an addition: was it killed?") from error
+        counter.add(value - counter.value)
+
+
+async def uncut(call: Coroutine[Any, Any, T]) -> T:
+    """Await a short call that a stop must not cut in two: when it comes, let the call end first, then stop."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: nobody is left to hear of it
+        raise
+
+
+JOBS: dict[str, Job] = {
+    "On the loop": count,
+    "In a thread": count_in_thread,
+    "In a process": count_in_process,
+}
+
+
+# The board
+
+
+@dataclass(slots=True)
+class _Bulk:
+    """Counters that were started together: the board makes them bit by bit, in the order of their ids."""
+
+    ids: range
+    job: Job
+    job_name: str
+    name: str
+    interval_s: float
+    target: int | None
+    owner: str | None
+    started_at: float
+    made: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    """What the board notes of a counter. Only the board writes it: its state under the lock, the rest on the loop."""
+
+    counter: Counter
+    job: Job
+    job_name: str
+    owner: str | None
+    started_at: float
+    first_sample: int
+    last_sample: int | None = None  # None while it runs
+    history: "array[float]" = field(default_factory=lambda: array("d", bytes(8 * HISTORY)))  # a ring
+    counted: int = 0  # the value at the last sample
+    state: State = State.RUNNING
+    task: asyncio.Task[None] | None = None  # None before it began and after it ended
+    children: weakref.WeakSet[asyncio.Task[Any]] | None = None
+    stop_asked_at: float | None = None
+    ended_at: float | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+class _Audience:
+    """The counters of everyone, or of one owner, in the order of their ids, and how many are in each state."""
+
+    def __init__(self) -> None:
+        self.records: dict[int, _Record] = {}
+        self.states = dict.fromkeys(State, 0)
+        self.renewed_at = time.monotonic()
+
+
+_current: contextvars.ContextVar[_Record] = contextvars.ContextVar("counter")
+
+
+class Board:
+    """All counters of one server: starts, stops and shows them. Every method is thread-safe and returns at once.
+
+    What a command did shows in the next read, from any thread. Of a huge start the number shows at once and the rows
+    within seconds. `owner` is whatever tells visitors apart: a counter with an owner is private to that visitor, and
+    stops, and is then removed, when its owner has not been renewed for `lease_s` seconds.
+    """
+
+    def __init__(
+        self,
+        runner: LoopRunner,
+        *,
+        max_active: int = 100_000,
+        max_ended: int = 100_000,
+        stop_timeout_s: float = 5.0,
+        lease_s: float = 120.0,
+    ) -> None:
+        self.runner = runner
+        self.max_active = max_active
+        self.max_ended = max_ended  # kept; the oldest are forgotten
+        self.stop_timeout_s = stop_timeout_s
+        self.lease_s = lease_s
+        self._lock = threading.Lock()
+        self._last_id = 0
+        self._records: dict[int, _Record] = {}
+        self._audiences: dict[str | None, _Audience] = {None: _Audience()}
+        self._states = dict.fromkeys(State, 0)
+        self._ended: dict[int, None] = {}
+        self._bulks: list[_Bulk] = []
+        self._stops: deque[tuple[float, list[_Record]]] = deque()  # (deadline, who was asked)
+        self._changes = 0  # of any state, or of who is on the board
+        self._matches: dict[tuple[str, frozenset[str], str | None], tuple[int, list[_Record]]] = {}
+        self._metronome = Metronome()
+        self._samples = 0
+        self._ticks, self._ticks_per_s = 0, 0.0
+        self._sampled = (time.monotonic(), 0)  # when the last sample was taken, and the ticks then
+        self._lateness_s = (0.0, 0.0)
+        self._series: tuple[deque[float], ...] = tuple(deque(maxlen=60) for _ in range(3))  # running, ticks/s, ended
+        runner.at_close(self._stop_everything)
+        contextvars.Context().run(runner.submit, self._tend())
+
+    # Commands
+
+    def start(
+        self,
+        job: Job,
+        *,
+        name: str,
+        n: int = 1,
+        interval_s: float = 1.0,
+        target: int | None = None,
+        owner: str | None = None,
+    ) -> Sequence[int]:
+        """Start `n` counters of a job, named `name 1`, `name 2`, … if there are several; return their ids.
+
+        Their first beats are spread over one interval, so that many do not all beat at once.
+
+        Raises:
+            ValueError: a value out of range, or no room for `n` more; nothing was started.
+            RuntimeError: the runner is closed.
+        """
+        _check(job, name, n, interval_s, target, owner)
+        job_name = next((label for label, known in JOBS.items() if known is job), getattr(job, "__name__", "job"))
+        with self._lock:
+            self._check_room(n)
+            ids = range(self._last_id + 1, self._last_id + 1 + n)
+            bulk = _Bulk(ids, job, job_name, name, float(interval_s), target, owner, time.time())
+            self.runner.submit(self._launch(bulk))
+            self._last_id = ids[-1]
+            self._bulks.append(bulk)
+            audience = self._audiences.setdefault(owner, _Audience())
+            audience.renewed_at = time.monotonic()
+            audience.states[State.RUNNING] += n
+            self._states[State.RUNNING] += n
+            self._make(bulk, PIECE)
+        return ids
+
+    def stop(self, ids: Iterable[int]) -> None:
+        """Ask the counters to stop; return at once.
+
+        Each is `stopping` until its coroutine has ended, clean-up included, and `stuck` after `stop_timeout_s`; a
+        stuck one is asked again. Those that have ended already, or were removed, are left alone.
+
+        Raises:
+            KeyError: an id that was never given out; nothing was stopped.
+        """
+        asked: list[_Record] = []
+        for piece in _pieces(self._known(ids)):
+            with self._lock:
+                for record in map(self._records.get, piece):
+                    if record is not None and record.state == State.RUNNING:
+                        record.stop_asked_at = time.time()
+                        self._move(record, State.STOPPING)
+                        asked.append(record)
+                    elif record is not None and record.state == State.STUCK:
+                        asked.append(record)
+        if asked:
+            self._stops.append((time.monotonic() + self.stop_timeout_s, asked))
+            with suppress(RuntimeError):  # closed: everything is being stopped already
+                self.runner.submit(self._cancel(asked))
+
+    def restart(self, ids: Iterable[int]) -> None:
+        """Start ended counters again, from zero, under the same ids; leave the others alone.
+
+        Raises:
+            KeyError: an id that was never given out; nothing was restarted.
+            ValueError: no room for so many; nothing was restarted.
+            RuntimeError: the runner is closed.
+        """
+        known = dict.fromkeys(self._known(ids))
+        with self._lock:
+            ended = [self._records[id] for id in known if id in self._ended]
+            self._check_room(len(ended))
+            fresh = [self._restarted(old) for old in ended]
+            self.runner.submit(self._begin_all(fresh))
+            for old, record in zip(ended, fresh, strict=True):
+                id = record.counter.id
+                self._move(old, State.RUNNING)
+                del self._ended[id]
+                self._records[id] = self._audiences[record.owner].records[id] = record
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Take ended counters off the board; leave the others alone.
+
+        Raises:
+            KeyError: an id that was never given out; nothing was removed.
+        """
+        for piece in _pieces(self._known(ids)):
+            with self._lock:
+                for id in piece:
+                    if id in self._ended:
+                        self._remove(id)
+
+    def renew(self, owner: str) -> None:
+        """Say that the owner's page is still open."""
+        with self._lock:
+            if audience := self._audiences.get(owner):
+                audience.renewed_at = time.monotonic()
+
+    # What a page reads
+
+    def totals(self) -> Totals:
+        """Read the running totals of the whole board; costs the same for any number of counters."""
+        self._expire()
+        with self._lock:
+            return Totals(
+                states=dict(self._states),
+                ticks=self._ticks,
+                ticks_per_s=self._ticks_per_s,
+                lateness_p50_s=self._lateness_s[0],
+                lateness_p99_s=self._lateness_s[1],
+                running_history=tuple(self._series[0]),
+                ticks_history=tuple(self._series[1]),
+                ended_history=tuple(self._series[2]),
+            )
+
+    def page(
+        self,
+        *,
+        offset: int = 0,
+        limit: int = 50,
+        match: str = "",
+        states: Collection[str] = (),
+        owner: str | None = None,
+    ) -> Page:
+        """Read the rows from `offset` on that match: the owner's private ones first, then everyone's, oldest first.
+
+        `match` is looked for in the names, whatever their case; `states` empty means all. Without an owner nobody's
+        private counters are shown. Costs what it returns, and a search the first time after something changed.
+        """
+        self._expire()
+        with self._lock:
+            seen = self._seen_by(owner)
+            counts = {state: sum(audience.states[state] for audience in seen) for state in State}
+            if not match and not states:
+                everything = itertools.chain.from_iterable(audience.records.values() for audience in seen)
+                picked = list(itertools.islice(everything, offset, offset + limit))
+        if match or states:
+            found = self._find(match, states, owner)
+            return Page(tuple(map(self._row, found[offset : offset + limit])), len(found), counts)
+        return Page(tuple(map(self._row, picked)), sum(counts.values()), counts)
+
+    def ids(self, *, match: str = "", states: Collection[str] = (), owner: str | None = None) -> Sequence[int]:
+        """List the ids of all rows that `page` would show, to act on them."""
+        self._make_up_to(self._last_id)
+        return [record.counter.id for record in self._find(match, states, owner)]
+
+    def detail(self, id: int) -> Detail:
+        """Read all there is about one counter.
+
+        Raises:
+            KeyError: an id that was never given out, or was removed.
+        """
+        self._expire()
+        self._known([id])
+        record = self._records.get(id)
+        if record is None:
+            raise KeyError(f"counter {id} was removed: choose another")
+        row = self._row(record)
+        log = [*(record.counter._lines or ()), (record.started_at, "started")]
+        if record.stop_asked_at is not None:
+            log.append((record.stop_asked_at, "asked to stop"))
+        if row.where is not None:
+            log.append((time.time(), f"does not stop: it stands at {row.where}"))
+        log.sort(key=operator.itemgetter(0))
+        if row.ended_at is not None:
+            log.append((row.ended_at, f"{row.state} at {row.value}"))
+        return Detail(row, tuple(log), record.traceback)
+
+    # On the loop
+
+    async def _launch(self, bulk: _Bulk) -> None:
+        for first in range(0, len(bulk.ids), PIECE):
+            with self._lock:
+                self._make(bulk, first + PIECE)
+                piece = [self._records[id] for id in bulk.ids[first : first + PIECE]]
+            self._begin(piece, first, len(bulk.ids))
+            await asyncio.sleep(0)
+
+    async def _begin_all(self, records: list[_Record]) -> None:
+        for first in range(0, len(records), PIECE):
+            self._begin(records[first : first + PIECE], first, len(records))
+            await asyncio.sleep(0)
+
+    def _begin(self, records: list[_Record], first: int, n: int) -> None:
+        now = math.ceil(asyncio.get_running_loop().time() / GRID_S)
+        for position, record in enumerate(records, first):
+            counter = record.counter
+            earlier = (n - 1 - position) / n * counter.interval_s  # as if started one by one over the last interval
+            counter._start = (now - math.floor(earlier / GRID_S)) * GRID_S
+            context = contextvars.Context()  # not the caller's: that would keep a visitor's page alive
+            context.run(_current.set, record)
+            task = asyncio.Task(_coroutine(record), name=f"counter {counter.id} ({counter.name})", context=context)
+            task.add_done_callback(partial(self._end, record), context=context)
+            record.task = task
+            if record.state == State.STOPPING:  # asked before it began
+                task.cancel()
+
+    async def _cancel(self, records: Collection[_Record]) -> None:
+        for piece in _pieces(records):
+            for record in piece:
+                if record.task is not None:
+                    record.task.cancel()
+            await asyncio.sleep(0)
+
+    def _end(self, record: _Record, task: "asyncio.Task[None]") -> None:
+        """Note how the counter's coroutine has really ended, its clean-up included."""
+        counter = record.counter
+        error = None if task.cancelled() else task.exception()
+        for child in record.children or ():
+            if not child.done():
+                child.cancel()
+                counter.log(f"left a task behind, which is cancelled: {child.get_name()}")
+        if counter._beat is not None:
+            self._metronome.leave(counter._beat)
+        if error is not None:
+            record.error = _one_line(error)
+            record.traceback = "".join(traceback.format_exception(error))[-LOG_LINES * LOG_WIDTH :]
+            _log.error("%s failed", task.get_name(), exc_info=error)
+        self._tally(record)
+        record.ended_at, record.last_sample = time.time(), self._samples
+        with self._lock:
+            asked = record.state != State.RUNNING
+            if error is not None:
+                self._move(record, State.FAILED)
+            elif task.cancelled() or (asked and not counter.finished):
+                self._move(record, State.STOPPED)
+            else:
+                self._move(record, State.DONE)
+            record.task = None
+            self._ended[counter.id] = None
+            if len(self._ended) > self.max_ended:
+                self._remove(next(iter(self._ended)))
+
+    async def _tend(self) -> None:
+        """Once a second take a sample of everything, and act on what is overdue."""
+        asyncio.get_running_loop().set_task_factory(_new_task)
+        started = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0 - (time.monotonic() - started) % 1.0)
+            try:
+                await self._sample()
+                self._expire()
+                self._end_leases()
+            except Exception:
+                _log.exception("the board could not take a sample")
+
+    async def _sample(self) -> None:
+        slot = (self._samples + 1) % HISTORY
+        for piece in _pieces([record for record in list(self._records.values()) if record.task is not None]):
+            for record in piece:
+                self._tally(record)
+                record.history[slot] = record.counted
+            await asyncio.sleep(0)
+        self._samples += 1
+        latenesses = sorted(self._metronome.latenesses)
+        self._metronome.latenesses.clear()
+        (sampled_at, ticks), self._sampled = self._sampled, (time.monotonic(), self._ticks)
+        with self._lock:
+            self._lateness_s = _quantile(latenesses, 0.5), _quantile(latenesses, 0.99)
+            self._ticks_per_s = (self._ticks - ticks) / (self._sampled[0] - sampled_at)
+            for series, value in zip(self._series, (self._active(), self._ticks_per_s, len(self._ended)), strict=True):
+                series.append(value)
+
+    def _tally(self, record: _Record) -> None:
+        value = record.counter.value
+        if type(value) is int and -(2**53) < value < 2**53:  # a job may write anything there
+            self._ticks += value - record.counted
+            record.counted = value
+
+    def _expire(self) -> None:
+        """Call those stuck that should have ended by now. Readers do it too, in case the loop is blocked."""
+        with self._lock:
+            while self._stops and self._stops[0][0] <= time.monotonic():
+                for record in self._stops.popleft()[1]:
+                    if record.state == State.STOPPING:
+                        self._move(record, State.STUCK)
+                        _log.warning("counter %d (%s) does not stop", record.counter.id, record.counter.name)
+
+    def _end_leases(self) -> None:
+        for owner, audience in list(self._audiences.items()):
+            if owner is not None and time.monotonic() - audience.renewed_at > self.lease_s:
+                self.stop(list(audience.records))
+                self.remove(list(audience.records))
+
+    async def _stop_everything(self) -> None:
+        self.stop(range(1, self._last_id + 1))
+        await self._cancel(list(self._records.values()))
+        while active := [record for record in self._records.values() if record.state in ACTIVE]:
+            tasks = [record.task for record in active if record.task is not None]
+            await (asyncio.wait(tasks) if tasks else asyncio.sleep(GRID_S))
+
+    # Under the lock
+
+    def _check_room(self, n: int) -> None:
+        room = self.max_active - self._active()
+        if n > room:
+            raise ValueError(
+                f"no room for {n:,} more: {room:,} of {self.max_active:,} places are free; stop some first"
+            )
+
+    def _active(self) -> int:
+        return sum(self._states[state] for state in ACTIVE)
+
+    def _make(self, bulk: _Bulk, upto: int) -> None:
+        upto = min(upto, len(bulk.ids))
+        if upto <= bulk.made:
+            return
+        records = self._audiences[bulk.owner].records
+        for position in range(bulk.made, upto):
+            name = bulk.name if len(bulk.ids) == 1 else f"{bulk.name} {position + 1}"
+            counter = Counter(bulk.ids[position], name=name, interval_s=bulk.interval_s, target=bulk.target)
+            counter._metronome = self._metronome
+            record = _Record(counter, bulk.job, bulk.job_name, bulk.owner, bulk.started_at, self._samples)
+            self._records[counter.id] = records[counter.id] = record
+        bulk.made = upto
+        self._changes += 1
+        if upto == len(bulk.ids):
+            self._bulks.remove(bulk)
+
+    def _restarted(self, old: _Record) -> _Record:
+        counter = Counter(
+            old.counter.id, name=old.counter.name, interval_s=old.counter.interval_s, target=old.counter.target
+        )
+        counter._metronome = self._metronome
+        job = JOBS.get(old.job_name, old.job)  # by its name, for the code may have been edited
+        return _Record(counter, job, old.job_name, old.owner, time.time(), self._samples)
+
+    def _move(self, record: _Record, state: State) -> None:
+        for states in (self._states, self._audiences[record.owner].states):
+            states[record.state] -= 1
+            states[state] += 1
+        record.state = state
+        self._changes += 1
+
+    def _remove(self, id: int) -> None:
+        del self._ended[id]
+        record = self._records.pop(id)
+        audience = self._audiences[record.owner]
+        del audience.records[id]
+        for states in (self._states, audience.states):
+            states[record.state] -= 1
+        if record.owner is not None and not audience.records and not any(audience.states.values()):
+            del self._audiences[record.owner]
+        self._changes += 1
+
+    def _seen_by(self, owner: str | None) -> list[_Audience]:
+        return [self._audiences[of] for of in ((None,) if owner is None else (owner, None)) if of in self._audiences]
+
+    # Without the lock
+
+    def _known(self, ids: Iterable[int]) -> list[int]:
+        known = list(ids)
+        for id in known:
+            if not 0 < id <= self._last_id:
+                raise KeyError(f"there never was a counter {id!r}: take ids from start, page or ids")
+        self._make_up_to(max(known, default=0))
+        return known
+
+    def _make_up_to(self, id: int) -> None:
+        for bulk in list(self._bulks):
+            while bulk.made < len(bulk.ids) and bulk.ids[bulk.made] <= id:
+                with self._lock:
+                    self._make(bulk, bulk.made + PIECE)
+
+    def _find(self, match: str, states: Collection[str], owner: str | None) -> list[_Record]:
+        """List the matching counters; the last few searches are kept for as long as nothing changed."""
+        wanted = match.casefold()
+        key = (wanted, frozenset(states), owner)
+        with self._lock:
+            changes, found = self._matches.get(key, (-1, []))
+            if changes == self._changes:
+                return found
+            changes = self._changes
+            candidates = [record for audience in self._seen_by(owner) for record in audience.records.values()]
+        if states:
+            candidates = [record for record in candidates if record.state in key[1]]
+        if wanted:
+            candidates = [record for record in candidates if wanted in record.counter.name.casefold()]
+        with self._lock:
+            self._matches[key] = (changes, candidates)
+            while len(self._matches) > 16:
+                del self._matches[next(iter(self._matches))]
+        return candidates
+
+    def _row(self, record: _Record) -> Row:
+        state = record.state  # first: when it says that the counter has ended, the rest is final
+        counter, task = record.counter, record.task
+        last = self._samples if record.last_sample is None else record.last_sample
+        samples = range(max(record.first_sample, last - HISTORY + 1) + 1, last + 1)
+        return Row(
+            id=counter.id,
+            name=counter.name,
+            job=record.job_name,
+            state=state,
+            value=counter.value,
+            target=counter.target,
+            interval_s=counter.interval_s,
+            lateness_s=counter._beat.bucket.lateness_s if counter._beat and task is not None else 0.0,
+            private=record.owner is not None,
+            history=(*(record.history[sample % HISTORY] for sample in samples), float(record.counted)),
+            started_at=record.started_at,
+            ended_at=record.ended_at,
+            error=record.error,
+            where=place(_stack(task)) if state == State.STUCK and task is not None else None,
+        )
+
+
+# The one board of a process
+
+
+def shared_board() -> Board:
+    """Give the one open board of this process, made with a loop of its own when there is none.
+
+    It is kept where neither an edit of the code nor a cleared cache can lose it, with its own lock: the main thread.
+    Then there is one loop, whoever asks, and no board runs on unseen.
+    """
+    home = vars(threading.main_thread())
+    with home.setdefault("shared_board_lock", threading.Lock()):
+        board = home.get("shared_board")
+        if board is None or board.runner.closed:
+            board = home["shared_board"] = Board(LoopRunner(name="counters"))
+        return adopt(board)
+
+
+def adopt(board: Board) -> Board:
+    """Give a board that was made before an edit of this file the code of now; its counters run on."""
+    board.__class__, board.runner.__class__ = Board, LoopRunner
+    return board
+
+
+def release(board: Board) -> None:
+    """Have the board stop everything and end its loop, without waiting for it."""
+    board.runner.close(wait=False)
+
+
+@asynccontextmanager
+async def lifespan(app: object) -> AsyncIterator[None]:
+    """Close the shared board, all clean-up included, when the server that runs `app` shuts down."""
+    try:
+        yield
+    finally:
+        board = vars(threading.main_thread()).get("shared_board")
+        if board is not None:
+            before = sum(board.totals().states[state] for state in ACTIVE)
+            left = await to_thread.run_sync(board.runner.close)
+            after = sum(board.totals().states[state] for state in ACTIVE)
+            if before or left:
+                print(f"{before - after:,} counters ended", *(f"{name} did not end in time" for name in left), sep="; ")
+
+
+# Private helpers
+
+
+def _coroutine(record: _Record) -> Coroutine[Any, Any, None]:
+    if inspect.iscoroutinefunction(record.job):
+        with suppress(TypeError):  # wrong arguments: raised again below, in the task
+            return record.job(record.counter)
+    return _call(record)
+
+
+async def _call(record: _Record) -> None:
+    await record.job(record.counter)
+
+
+def _new_task(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
+) -> "asyncio.Task[T]":
+    """Make a task, and have the counter whose job asked for it remember it."""
+    task = asyncio.Task(coro, loop=loop, **options)
+    record = _current.get(None)
+    if record is not None and not task.get_name().startswith("AnyIO "):  # its pool's caretaker outlives this job
+        if record.children is None:
+            record.children = weakref.WeakSet()
+        record.children.add(task)
+    return task
+
+
+def _stack(task: "asyncio.Task[Any]") -> list[FrameType]:
+    """List the frames of a suspended task, innermost first."""
+    frames = []
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is None:
+            break
+        frames.append(frame)
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    return frames[::-1]
+
+
+def _one_line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}".split("\n")[0][:LOG_WIDTH].removesuffix(": ")
+
+
+def _quantile(latenesses: list[tuple[float, int]], q: float) -> float:
+    """Take a quantile of sorted (value, how many) pairs; 0 of none."""
+    before = 0
+    rank = q * sum(n for _, n in latenesses)
+    for value, n in latenesses:
+        before += n
+        if before >= rank:
+            return value
+    return 0.0
+
+
+def _pieces(items: Collection[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while piece := list(itertools.islice(rest, PIECE)):
+        yield piece
+
+
+def _check(job: Job, name: str, n: int, interval_s: float, target: int | None, owner: str | None) -> None:
+    if not callable(job):
+        raise ValueError(f"job must be an async function that takes a Counter, got {job!r}")
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name must not be empty, got {name!r}")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"name must have at most {MAX_NAME} characters, got {len(name)}")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        raise ValueError(f"name must have no control characters or line breaks, got {name!r}")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a whole number from 1, got {n!r}")
+    # Written so that NaN fails: a NaN delay would disturb every timer of the loop.
+    if not isinstance(interval_s, (int, float)) or not MIN_INTERVAL_S <= interval_s <= MAX_INTERVAL_S:
+        raise ValueError(
+            f"interval_s must be from {MIN_INTERVAL_S} to {MAX_INTERVAL_S:.0f} seconds, got {interval_s!r}"
+        )
+    if target is not None and (not isinstance(target, int) or target < 1):
+        raise ValueError(f"target must be a whole number from 1, or None for no end, got {target!r}")
+    if owner is not None and not owner:
+        raise ValueError("owner must not be empty: give None for a counter that is everyone's")
