@@ -735,7 +735,7 @@ class Board:
 
     def _tally(self, record: _Record) -> None:
         value = record.counter.value
-        if type(value) is int and -(2**53) < value < 2**53:  # a job may write anything there
+        if _is_count(value):
             self._ticks += value - record.counted
             record.counted = value
 
@@ -858,18 +858,19 @@ class Board:
         state = record.state  # first: when it says that the counter has ended, the rest is final
         counter, task = record.counter, record.task
         last = self._samples if record.last_sample is None else record.last_sample
+        value = counter.value if _is_count(counter.value) else record.counted
         samples = range(max(record.first_sample, last - HISTORY + 1) + 1, last + 1)
         return Row(
             id=counter.id,
             name=counter.name,
             job=record.job_name,
             state=state,
-            value=counter.value,
+            value=value,
             target=counter.target,
             interval_s=counter.interval_s,
             lateness_s=counter._beat.bucket.lateness_s if counter._beat and task is not None else 0.0,
             private=record.owner is not None,
-            history=(*(record.history[sample % HISTORY] for sample in samples), float(record.counted)),
+            history=(*(record.history[sample % HISTORY] for sample in samples), float(value)),
             started_at=record.started_at,
             ended_at=record.ended_at,
             error=record.error,
@@ -960,6 +961,10 @@ def _stack(task: "asyncio.Task[Any]") -> list[FrameType]:
     return frames[::-1]
 
 
+def _is_count(value: object) -> bool:
+    return type(value) is int and -(2**53) < value < 2**53  # a job may write anything there
+
+
 def _one_line(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
@@ -1000,6 +1005,6 @@ def _check(job: Job, name: str, n: int, interval_s: float, target: int | None, o
             f"interval_s must be from {MIN_INTERVAL_S} to {MAX_INTERVAL_S:.0f} seconds, got {interval_s!r}"
         )
     if target is not None and (not isinstance(target, int) or target < 1):
-        raise ValueError(f"target must be a whole number from 1, or None for no end, got {target!r}")
+        raise ValueError(f"target must be a whole number from 1, or nothing for no end, got {target!r}")
     if owner is not None and not owner:
         raise ValueError("owner must not be empty: give None for a counter that is everyone's")

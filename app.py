@@ -1,0 +1,502 @@
+"""The page of the board: start counters, watch them live, stop them, from any number of browsers.
+
+`streamlit run app.py` starts this file twice over: once as a server (at the very end), so that whatever runs is
+stopped cleanly when the server shuts down, and then as a Streamlit script, from the top, at every rerun.
+"""
+
+import math
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Literal, TypedDict
+
+import pyarrow as pa
+import streamlit as st
+from streamlit import runtime
+
+from loop_runner import LoopHealth
+from tasks import ACTIVE, ENDED, JOBS, Board, Detail, Page, Row, State, Totals, adopt, lifespan, release, shared_board
+
+Color = Literal["green", "yellow", "orange", "gray", "blue", "red"]
+
+ROWS = 50  # on a page of the table
+CARDS = 12  # on a page of cards; as long as there are no more counters, cards are what a visitor sees first
+COLORS: dict[State, Color] = {
+    State.RUNNING: "green",
+    State.STOPPING: "yellow",
+    State.STUCK: "orange",
+    State.STOPPED: "gray",
+    State.DONE: "blue",
+    State.FAILED: "red",
+}
+ICONS = {
+    State.RUNNING: ":material/play_arrow:",
+    State.STOPPING: ":material/hourglass_top:",
+    State.STUCK: ":material/warning:",
+    State.STOPPED: ":material/stop:",
+    State.DONE: ":material/check:",
+    State.FAILED: ":material/error:",
+}
+COLUMNS = {
+    "name": st.column_config.TextColumn("Name", pinned=True),
+    "state": st.column_config.MultiselectColumn(
+        "State", options=list(COLORS), color=list(COLORS.values()), width="small"
+    ),
+    "value": st.column_config.NumberColumn("Value", format="localized"),
+    "progress": st.column_config.ProgressColumn("Progress", min_value=0, max_value=100, format="%d %%"),
+    "history": st.column_config.LineChartColumn("Last 30 s"),
+    "job": st.column_config.TextColumn("Job"),
+    "interval": st.column_config.NumberColumn("Every", format="%g s"),
+    "late": st.column_config.NumberColumn("Late", format="%.1f ms", help="How late its last beat came"),
+    "whose": st.column_config.TextColumn("Whose"),
+    "started": st.column_config.DatetimeColumn("Started", format="distance"),
+    "note": st.column_config.TextColumn("Note", help="The error of a failed one; where a stuck one stands"),
+}
+LABELS = {"n": "The number", "name": "The name", "interval_s": "The interval", "target": "The target"}
+
+
+# The loop is made once for the whole server, by a function of two lines: an edit of it would make another entry in
+# the cache, which is why it only asks for the board that is there already.
+@st.cache_resource(on_release=release, validate=lambda board: not board.runner.closed, show_spinner=False)
+def cached_board() -> Board:
+    return shared_board()
+
+
+def the_board() -> Board:
+    return adopt(cached_board())
+
+
+def page() -> None:
+    st.set_page_config(page_title="Live counters", page_icon=":material/timer:", layout="wide")
+    st.session_state.setdefault("owner", secrets.token_hex(8))  # tells this visitor's private counters apart
+    with st.sidebar:
+        form()
+    st.title("Live counters")
+    live()
+
+
+# The sidebar
+
+
+def form() -> None:
+    with st.form("new", border=False):
+        st.subheader("Start counters")
+        st.selectbox("Job", JOBS, key="new_job", help="Where each addition is made. Every counter waits on the loop.")
+        st.text_input("Name", "counter", key="new_name")
+        left, right = st.columns(2)
+        left.number_input("How many", value=1, key="new_n")
+        right.number_input("Seconds between", value=1.0, step=0.5, key="new_interval_s")
+        st.number_input(
+            "Stop at", value=None, step=1, key="new_target", placeholder="never", help="Empty: it counts for ever."
+        )
+        st.checkbox("Private", key="new_private", help="Only you see it. It stops 2 minutes after you have left.")
+        st.form_submit_button(
+            "Start", key="start", on_click=start, type="primary", icon=":material/play_arrow:", width="stretch"
+        )
+    if error := st.session_state.get("form_error"):
+        st.error(error, icon=":material/error:")
+
+
+def start() -> None:
+    new = st.session_state
+    try:
+        ids = the_board().start(
+            JOBS[new.new_job],
+            name=new.new_name,
+            n=new.new_n,
+            interval_s=new.new_interval_s,
+            target=new.new_target,
+            owner=new.owner if new.new_private else None,
+        )
+    except (ValueError, RuntimeError) as error:
+        first, _, rest = str(error).partition(" ")
+        new.form_error = f"{LABELS.get(first, first.capitalize())} {rest}."
+    else:
+        new.form_error = None
+        tell(f"Started {counters(len(ids))}.", ":material/play_arrow:")
+
+
+# The part that refreshes: every second, and at a click in it, without the rest of the page
+
+
+@st.fragment(run_every=1.0)
+def live() -> None:
+    board, owner = the_board(), st.session_state.owner
+    board.renew(owner)
+    for text, icon in st.session_state.pop("told", []):
+        st.toast(text, icon=icon)
+    totals, health = board.totals(), board.runner.health()
+    metrics(totals, health, hidden=sum(totals.states.values()) - sum(board.page(limit=0, owner=owner).states.values()))
+    notice(health)
+    chosen, matched = toolbar(board)
+    body, foot = st.container(), st.container()  # the pagination stands below what it decides
+    size = CARDS if chosen == "Cards" else ROWS
+    with foot:
+        number = pagination(math.ceil(matched / size))
+    shown = board.page(offset=(number - 1) * size, limit=size, owner=owner, **filters())
+    with body:
+        if not shown.rows:
+            nothing(shown)
+        elif chosen == "Cards":
+            cards(shown.rows)
+        else:
+            table(shown.rows)
+    detail(board)
+
+
+def metrics(totals: Totals, health: LoopHealth, hidden: int) -> None:
+    states = totals.states
+    running, ended = sum(states[state] for state in ACTIVE), sum(states[state] for state in ENDED)
+    lags_ms = [seconds * 1000 for seconds in health.lag_history_s]
+    lag = f"How late the loop answers, over the last minute. Median: {milliseconds(health.lag_p50_s)}."
+    late = (
+        f"Beats came {milliseconds(totals.lateness_p50_s)} late (median), {milliseconds(totals.lateness_p99_s)} (p99)."
+    )
+    cell = partial(st.metric, border=True, height="stretch")
+    with st.grid(4, min_column_width=180):
+        cell(
+            "Running",
+            f"{running:,}",
+            f"{hidden:,} private to others" if hidden else None,
+            delta_color="off",
+            delta_arrow="off",
+            chart_data=totals.running_history,
+            help="On this server. Those that are stopping or stuck still run.",
+        )
+        cell("Ticks per second", f"{totals.ticks_per_s:,.0f}", chart_data=totals.ticks_history, help=late)
+        cell("Loop lag, p99", milliseconds(health.lag_p99_s), chart_data=lags_ms, help=lag)
+        cell("Ended / failed", f"{ended:,} / {states[State.FAILED]:,}", chart_data=totals.ended_history)
+
+
+def notice(health: LoopHealth) -> None:
+    """Say what blocks the loop, or did; in a container that is always there, so that nothing below it moves house."""
+    with st.container():
+        if block := health.blocked:
+            st.warning(
+                f"The loop has been blocked for {block.seconds:.1f} s by {literal(block.who)}"
+                f" at {literal(block.where)}. No counter can beat until it goes on.",
+                icon=":material/block:",
+            )
+        elif health.recent_blocks:
+            with st.expander(f"The loop was blocked lately ({len(health.recent_blocks)})", icon=":material/block:"):
+                for block in reversed(health.recent_blocks):
+                    st.markdown(f"{block.seconds:.1f} s by {literal(block.who)} at {literal(block.where)}")
+
+
+def toolbar(board: Board) -> tuple[str, int]:
+    """Show what chooses and acts on all; return the view chosen, and how many counters match."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.text_input(
+            "Search",
+            key="match",
+            type="search",
+            live="300ms",
+            placeholder="Search",
+            label_visibility="collapsed",
+            on_change=first_page,
+            bind="query-params",
+            width=150,
+        )
+        st.pills(
+            "States",
+            [str(state) for state in State],
+            key="states",
+            selection_mode="multi",
+            label_visibility="collapsed",
+            on_change=first_page,
+            bind="query-params",
+        )
+        matched = board.page(limit=0, owner=st.session_state.owner, **filters()).matched
+        if not st.session_state.get("view_chosen"):
+            st.session_state.view = "Cards" if matched <= CARDS else "Table"
+        st.segmented_control(
+            "View", ["Cards", "Table"], key="view", required=True, label_visibility="collapsed", on_change=choose_view
+        )
+        some = any(filters().values())
+        st.button("Stop matching" if some else "Stop all", key="stop_all", icon=":material/stop:", on_click=stop_all)
+        st.button(
+            "Remove matching ended" if some else "Remove ended",
+            key="remove_ended",
+            icon=":material/delete_sweep:",
+            on_click=remove_ended,
+        )
+    return st.session_state.view, matched
+
+
+def pagination(last: int) -> int:
+    if last <= 1:
+        return 1
+    if st.session_state.get("page", 1) > last:
+        st.session_state.page = last
+    return st.pagination(last, key="page", bind="query-params")
+
+
+def nothing(shown: Page) -> None:
+    if sum(shown.states.values()):
+        st.info("No counter matches. Clear the search and the states to see all.", icon=":material/filter_alt_off:")
+    else:
+        st.info(
+            "No counters yet. Start one with the form on the left: it counts on the server, and goes on when you"
+            " reload or close this page. Everyone who opens the page sees it and can stop it.",
+            icon=":material/timer:",
+        )
+
+
+def cards(rows: Sequence[Row]) -> None:
+    with st.grid(4, min_column_width=230):
+        for row in rows:
+            with st.container(border=True, height="stretch"):
+                card(row)
+
+
+def card(row: Row) -> None:
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        st.text(row.name, width="content")
+        st.badge(row.state, icon=ICONS[row.state], color=COLORS[row.state])
+    whose = " · private" if row.private else ""
+    st.metric(f"{row.job} · every {row.interval_s:g} s{whose}", f"{row.value:,}", chart_data=row.history)
+    if row.target is not None:
+        st.progress(progress(row) or 0, f"{row.value:,} of {row.target:,}")
+    with st.container(horizontal=True):
+        if row.state in ACTIVE:
+            disabled = row.state == State.STOPPING
+            button("Stop", "stop", stop, row, disabled=disabled)
+        else:
+            button("Restart", "restart_alt", restart, row)
+            button("Remove", "delete", remove, row)
+        opened = st.session_state.get("open") == row.id
+        st.button(
+            "Close" if opened else "Details",
+            key=f"open_{row.id}",
+            on_click=open_detail,
+            args=(None if opened else row.id,),
+            type="tertiary",
+        )
+
+
+def button(label: str, icon: str, act: Callable[[Sequence[int]], None], row: Row, *, disabled: bool = False) -> None:
+    st.button(
+        label,
+        key=f"{label.lower()}_{row.id}",
+        icon=f":material/{icon}:",
+        on_click=act,
+        args=([row.id],),
+        disabled=disabled,
+        type="tertiary",
+    )
+
+
+def table(rows: Sequence[Row]) -> None:
+    ids = [row.id for row in rows]
+    chosen = [id for id in selected() if id in ids]
+    keep_selection(ids, chosen)
+    st.dataframe(
+        columns(rows),
+        key="table",
+        on_select="rerun",
+        selection_mode="multi-row",
+        hide_index=True,
+        height=35 * (min(len(rows), 15) + 1) + 3,
+        column_config=COLUMNS,
+        alt="The counters: name, state, value, progress and more, one row each",
+    )
+    chosen = selected()
+    states = [row.state for row in rows if row.id in chosen]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for label, icon, act, fit in (
+            ("Stop", "stop", stop, (State.RUNNING, State.STUCK)),
+            ("Restart", "restart_alt", restart, ENDED),
+            ("Remove", "delete", remove, ENDED),
+        ):
+            st.button(
+                f"{label} selected",
+                key=f"{label.lower()}_selected",
+                icon=f":material/{icon}:",
+                on_click=act_on_selected,
+                args=(act,),
+                disabled=not any(state in fit for state in states),
+            )
+        st.caption(f"{len(chosen)} selected" if chosen else "Select rows to act on them, or one to see its details.")
+    st.session_state.open = chosen[0] if len(chosen) == 1 else None
+
+
+def columns(rows: Sequence[Row]) -> pa.Table:
+    return pa.table(
+        {
+            "name": [row.name for row in rows],
+            "state": pa.array([[row.state] for row in rows], pa.list_(pa.string())),
+            "value": [row.value for row in rows],
+            "progress": pa.array([progress(row) for row in rows], pa.int32()),
+            "history": [row.history for row in rows],
+            "job": [row.job for row in rows],
+            "interval": [row.interval_s for row in rows],
+            "late": [row.lateness_s * 1000 for row in rows],
+            "whose": ["mine" if row.private else "everyone's" for row in rows],
+            "started": pa.array([int(row.started_at * 1000) for row in rows], pa.timestamp("ms", "UTC")),
+            "note": [row.error or row.where or "" for row in rows],
+        }
+    )
+
+
+def keep_selection(ids: list[int], chosen: list[int]) -> None:
+    """Move the selection to where its counters stand now, if the rows are not those of the last refresh."""
+    if ids != st.session_state.get("table_ids"):
+        st.session_state.table_ids = ids
+        st.session_state.table_positions = positions = [ids.index(id) for id in chosen]
+        st.session_state.table_selected = chosen
+        st.session_state.table = {"selection": {"rows": positions, "columns": [], "cells": []}}
+
+
+def selected() -> list[int]:
+    """List the ids of the selected rows: the table tells positions, which are made ids as soon as they change."""
+    state = st.session_state
+    positions = list(state.get("table", {}).get("selection", {}).get("rows", []))
+    if positions != state.get("table_positions", []):
+        ids = state.get("table_ids", [])
+        state.table_positions = positions
+        state.table_selected = [ids[position] for position in positions if position < len(ids)]
+    return list(state.get("table_selected", []))
+
+
+def detail(board: Board) -> None:
+    with st.container():
+        if (id := st.session_state.get("open")) is None:
+            return
+        try:
+            found = board.detail(id)
+        except KeyError:
+            st.session_state.open = None
+            st.info("This counter was removed in the meantime.", icon=":material/delete:")
+            return
+        with st.container(border=True):
+            describe(found)
+
+
+def describe(found: Detail) -> None:
+    row = found.row
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.text(row.name, width="content")
+        st.badge(row.state, icon=ICONS[row.state], color=COLORS[row.state])
+        st.caption(
+            f"counter {row.id} · {row.job} · every {row.interval_s:g} s · "
+            + (f"until {row.target:,} · " if row.target else "")
+            + ("private" if row.private else "everyone's")
+        )
+    if row.where:
+        st.warning(f"It does not stop. It stands at {literal(row.where)}.", icon=":material/warning:")
+    left, right = st.columns(2)
+    with left:
+        st.caption(f"Value, the last {len(row.history)} seconds")
+        st.line_chart(row.history, height=220, x_label="seconds", y_label="value", alt=f"Value of counter {row.id}")
+    with right:
+        st.caption("Log")
+        lines = [f"{datetime.fromtimestamp(when):%H:%M:%S}  {text}" for when, text in found.log]
+        st.code("\n".join(lines[::-1]), language=None, height=220)
+    if found.traceback:
+        st.caption("Traceback")
+        st.code(found.traceback, language="python", height=320)
+
+
+# What clicks do. What a command did shows on the page in the same rerun; a toast says it in words.
+
+
+def stop(ids: Sequence[int]) -> None:
+    act(the_board().stop, ids, "Stopping")
+
+
+def restart(ids: Sequence[int]) -> None:
+    act(the_board().restart, ids, "Restarted")
+
+
+def remove(ids: Sequence[int]) -> None:
+    act(the_board().remove, ids, "Removed")
+
+
+def act(command: Callable[[Sequence[int]], None], ids: Sequence[int], done: str) -> None:
+    try:
+        command(ids)
+    except (KeyError, ValueError, RuntimeError) as error:
+        tell(literal(str(error.args[0])), ":material/error:")
+    else:
+        tell(f"{done} {counters(len(ids))}.", ":material/check:")
+
+
+def act_on_selected(act: Callable[[Sequence[int]], None]) -> None:
+    act(selected())
+
+
+def stop_all() -> None:
+    if ids := those_in(ACTIVE):
+        stop(ids)
+    else:
+        tell("Nothing is running.", ":material/info:")
+
+
+def remove_ended() -> None:
+    if ids := those_in(ENDED):
+        remove(ids)
+    else:
+        tell("Nothing has ended.", ":material/info:")
+
+
+def those_in(wanted: Sequence[State]) -> Sequence[int]:
+    """List the ids of the counters in these states that the filter lets through."""
+    chosen = filters()
+    states = [state for state in wanted if not chosen["states"] or state in chosen["states"]]
+    return the_board().ids(match=chosen["match"], states=states, owner=st.session_state.owner) if states else []
+
+
+def tell(text: str, icon: str) -> None:
+    """Have a toast shown by the run that follows: a callback of a fragment must not show anything itself."""
+    st.session_state.setdefault("told", []).append((text, icon))
+
+
+def first_page() -> None:
+    st.session_state.page = 1
+
+
+def choose_view() -> None:
+    st.session_state.view_chosen = True
+
+
+def open_detail(id: int | None) -> None:
+    st.session_state.open = id
+
+
+# Words and values
+
+
+class Filters(TypedDict):
+    match: str
+    states: Sequence[str]
+
+
+def filters() -> Filters:
+    return {"match": st.session_state.get("match", ""), "states": st.session_state.get("states", [])}
+
+
+def progress(row: Row) -> int | None:
+    """Say how far a counter with a target is, in percent."""
+    return None if row.target is None else min(100, max(0, row.value * 100 // row.target))
+
+
+def counters(n: int) -> str:
+    return "1 counter" if n == 1 else f"{n:,} counters"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:,.1f} ms" if seconds < 1 else f"{seconds:,.1f} s"
+
+
+def literal(text: str) -> str:
+    """Show text as it is inside Markdown, whatever it holds: as code, behind more backticks than it has itself."""
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}"
+
+
+if runtime.exists():
+    page()
+elif __name__ != "__mp_main__":  # that is a worker process, which only wants what this file imports
+    app = st.App(__file__, lifespan=lifespan)  # `streamlit run` finds this and serves it

@@ -1,0 +1,524 @@
+"""What N counters at 1 Hz cost: ours, all of the board's bookkeeping included, against other ways to run them.
+
+    python -m benchmarks.engines           # about 15 minutes
+    python -m benchmarks.engines --quick   # about 2 minutes
+
+Each case is a process of its own: it starts N counters whose first beats are spread over one second, waits until all
+count, warms up, watches them for some seconds, and stops them. Up to 500 of the counters are probes, which note the
+lateness of each beat: against the counter's own schedule, `start + k` seconds, so that drift counts as lateness.
+"""
+
+import asyncio
+import json
+import math
+import multiprocessing
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+import anyio
+import asynclit
+import psutil
+import uvloop
+from matplotlib.figure import Figure
+
+from benchmarks import common
+from benchmarks.common import Case, Result, median, number, quantile, spread
+from loop_runner import LoopRunner
+from tasks import ENDED, Board, Counter, count
+
+INTERVAL_S = 1.0
+GRID_S = 0.005  # of the floor's buckets, as the board's
+WARM_UP_S = 2.0
+PATIENCE_S = 20.0  # for all to count, and again for all to end
+PROBES = 500
+SINGLE_STOPS = 200
+PIECE = 1_000  # counters started before the loop gets to breathe, as the board's
+
+# Engines
+
+
+class Probe(Counter):
+    """A counter that notes how late each addition is."""
+
+    __slots__ = ("due", "latenesses")
+
+    def __init__(self, due: float, latenesses: list[float]) -> None:
+        super().__init__()
+        self.due = due
+        self.latenesses = latenesses
+
+    def add(self, n: int = 1) -> None:
+        """Add `n` to the value, and note the lateness."""
+        super().add(n)
+        self.latenesses.append(time.monotonic() - self.due)
+        self.due += INTERVAL_S
+
+
+class Engine:
+    """`n` counters at 1 Hz: their first beats are spread over one second, or at one moment if they are `in_phase`."""
+
+    most = 100_000  # counters to try it with
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        self.n = n
+        self.in_phase = in_phase
+        self.latenesses: list[float] = []
+        self.counters: list[Counter] = []
+
+    def start(self) -> None:
+        """Start all counters, without waiting for them where that is possible."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Ask all counters to stop."""
+        raise NotImplementedError
+
+    def has_ended(self, position: int) -> bool:
+        """Tell whether that counter has really ended."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """Do what must not be part of the measured start."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+    def counts(self, position: int) -> bool:
+        """Tell whether that counter has been made and has counted."""
+        return position < len(self.counters) and self.counters[position].value > 0
+
+    def beats(self) -> int:
+        """Add up the beats of all counters."""
+        return sum(counter.value for counter in self.counters)
+
+    def cpu_s(self) -> float:
+        """Read the CPU time used so far."""
+        return time.process_time()
+
+    def memory(self) -> int:
+        """Read the memory in use, in bytes."""
+        return int(psutil.Process().memory_info().rss)
+
+    def single_stops(self) -> list[float]:
+        """Stop some counters one by one, and tell how long each took to end; only ours can."""
+        return []
+
+    def make(self, began: float) -> Iterator[tuple[Counter, float]]:
+        """Make the counters, some of them probes, each with the time of its first beat."""
+        every = self.n // min(self.n, PROBES)
+        for position in range(self.n):
+            due = began + (INTERVAL_S if self.in_phase else (position + 1) / self.n * INTERVAL_S)
+            counter = Counter() if position % every else Probe(due, self.latenesses)
+            self.counters.append(counter)
+            yield counter, due
+
+
+class Ours(Engine):
+    """The board with the job `count`, as the app runs it."""
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        super().__init__(n, in_phase=in_phase)
+        self.board = Board(LoopRunner())
+        self.probes = min(n // 2, PROBES)
+        self.ids: list[int] = []
+
+    def prepare(self) -> None:
+        """Start the probes: another job, so another start."""
+        self.ids += self.board.start(self._probe, name="probe", n=self.probes)
+        wait_for_all(self.probes, self.counts)
+
+    def start(self) -> None:
+        """Start the others in bulk."""
+        self.ids += self.board.start(self._count_in_phase if self.in_phase else count, name="c", n=self.n - self.probes)
+
+    def stop(self) -> None:
+        """Ask all to stop with one call."""
+        self.board.stop(self.ids)
+
+    # The board is asked through what it keeps, not through `page`, so that watching costs little.
+
+    def has_ended(self, position: int) -> bool:
+        """Tell whether the board says so."""
+        return self.board._records[self.ids[position]].state in ENDED
+
+    def counts(self, position: int) -> bool:
+        """Tell whether that counter has been made and has counted."""
+        record = self.board._records.get(self.ids[position])
+        return record is not None and record.counter.value > 0
+
+    def beats(self) -> int:
+        """Add up the beats of all counters."""
+        return sum(record.counter.value for record in list(self.board._records.values()))
+
+    def single_stops(self) -> list[float]:
+        """Stop some counters one by one, and tell how long each took to end."""
+        latencies = []
+        for position in random.Random(4).sample(range(self.n), min(SINGLE_STOPS, self.n)):
+            asked = time.monotonic()
+            self.board.stop([self.ids[position]])
+            while not self.has_ended(position):
+                time.sleep(0.0005)
+            latencies.append(time.monotonic() - asked)
+        return latencies
+
+    def close(self) -> None:
+        """Close the board's loop."""
+        self.board.runner.close()
+
+    async def _probe(self, counter: Counter) -> None:
+        self._align(counter)
+        due: float | None = None
+        while not counter.finished:
+            counter.add(await counter.beat())
+            now = time.monotonic()
+            if due is None:
+                due = now - (now - (counter._start or 0.0)) % INTERVAL_S
+            self.latenesses.append(now - due)
+            due += INTERVAL_S
+
+    async def _count_in_phase(self, counter: Counter) -> None:
+        self._align(counter)
+        await count(counter)
+
+    def _align(self, counter: Counter) -> None:
+        # The board spreads what it starts; to have all beat at one moment their schedules are moved here.
+        if self.in_phase:
+            counter._start = float(math.floor(counter._start or 0.0))
+
+
+class OursOnUvloop(Ours):
+    """The same on a loop of uvloop."""
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        super().__init__(n, in_phase=in_phase)
+
+
+class OnLoop(Engine):
+    """An asyncio task for each counter, all started from one coroutine on a loop in a thread."""
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        super().__init__(n, in_phase=in_phase)
+        self.runner = LoopRunner()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def job(self, counter: Counter, due: float) -> None:
+        """Count, the first time when `due` on the loop's clock."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Submit one coroutine that makes all tasks, some at a time."""
+        self.runner.submit(self._start_all())
+
+    def stop(self) -> None:
+        """Submit one coroutine that cancels all tasks."""
+        self.runner.submit(self._stop_all())
+
+    def has_ended(self, position: int) -> bool:
+        """Tell whether the task is done."""
+        return self.tasks[position].done()
+
+    def close(self) -> None:
+        """Close the loop."""
+        self.runner.close()
+
+    async def _start_all(self) -> None:
+        made = self.make(time.monotonic())
+        while piece := list(islice(made, PIECE)):
+            self.tasks += [asyncio.create_task(self.job(counter, due)) for counter, due in piece]
+            await asyncio.sleep(0)
+
+    async def _stop_all(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+
+class Sleep(OnLoop):
+    """What everybody writes first."""
+
+    async def job(self, counter: Counter, due: float) -> None:
+        """Count, and sleep one second after each addition."""
+        await asyncio.sleep(due - time.monotonic())
+        counter.add()
+        while not counter.finished:
+            await asyncio.sleep(INTERVAL_S)
+            counter.add()
+
+
+class SleepOnUvloop(Sleep):
+    """The same on a loop of uvloop."""
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        super().__init__(n, in_phase=in_phase)
+
+
+class Deadlines(OnLoop):
+    """Sleep until the next multiple of the interval, so that nothing drifts."""
+
+    async def job(self, counter: Counter, due: float) -> None:
+        """Count, and sleep for what is left of each second."""
+        while not counter.finished:
+            await asyncio.sleep(due - time.monotonic())
+            counter.add()
+            due += INTERVAL_S
+
+
+class AnyioDeadlines(OnLoop):
+    """The same with anyio."""
+
+    async def job(self, counter: Counter, due: float) -> None:
+        """Count, and sleep until each second is over."""
+        while not counter.finished:
+            await anyio.sleep_until(due)
+            counter.add()
+            due += INTERVAL_S
+
+
+class Asynclit(Engine):
+    """Its tasks, each telling its value through its progress queue, all of which a page reads once a second."""
+
+    most = 1_000  # each start goes through all tasks started before: 10,000 take minutes
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        super().__init__(n, in_phase=in_phase)
+        self.tasks: list[asynclit.Task[None]] = []
+        self.shown: list[int] = []
+        self.stopping = threading.Event()
+        self.page = threading.Thread(target=self._refresh)
+
+    def start(self) -> None:
+        """Run one task after the other."""
+        for counter, due in self.make(time.monotonic()):
+            self.tasks.append(asynclit.run(self._job, counter, due))
+        self.page.start()
+
+    def stop(self) -> None:
+        """Cancel one after the other."""
+        self.stopping.set()
+        self.page.join()
+        for task in self.tasks:
+            task.cancel()
+
+    def has_ended(self, position: int) -> bool:
+        """Tell whether the task is done."""
+        return self.tasks[position].done
+
+    async def _job(self, queue: Any, counter: Counter, due: float) -> None:
+        while not counter.finished:
+            await asyncio.sleep(due - time.monotonic())
+            counter.add()
+            await queue.async_q.put(counter.value)
+            due += INTERVAL_S
+
+    def _refresh(self) -> None:
+        while not self.stopping.wait(INTERVAL_S):
+            self.shown = [max(task.progress, default=0) for task in self.tasks]
+
+
+class Threads(Engine):
+    """A thread for each counter, each with an event that stops it."""
+
+    most = 10_000  # beyond, systems refuse: often at 32,768 threads
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        super().__init__(n, in_phase=in_phase)
+        self.threads: list[threading.Thread] = []
+        self.events: list[threading.Event] = []
+
+    def start(self) -> None:
+        """Start one thread after the other."""
+        for counter, due in self.make(time.monotonic()):
+            event = threading.Event()
+            thread = threading.Thread(target=self._run, args=(counter, due, event), daemon=True)
+            self.events.append(event)
+            self.threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Set one event after the other."""
+        for event in self.events:
+            event.set()
+
+    def has_ended(self, position: int) -> bool:
+        """Tell whether the thread is over."""
+        return not self.threads[position].is_alive()
+
+    def _run(self, counter: Counter, due: float, stopping: threading.Event) -> None:
+        while not stopping.wait(max(0.0, due - time.monotonic())):
+            counter.add()
+            due += INTERVAL_S
+
+
+class Processes(Engine):
+    """A forked process for each counter, the cheapest kind; each writes to shared memory."""
+
+    most = 100  # several megabytes each
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        super().__init__(n, in_phase=in_phase)
+        self.values = RawArray("q", n)
+        self.cpus_s = RawArray("d", n)
+        self.last_latenesses = RawArray("d", n)
+        self.processes: list[multiprocessing.process.BaseProcess] = []
+
+    def start(self) -> None:
+        """Fork one process after the other."""
+        fork = multiprocessing.get_context("fork")
+        for position, (_, due) in enumerate(self.make(time.monotonic())):
+            process = fork.Process(target=self._run, args=(position, due), daemon=True)
+            self.processes.append(process)
+            process.start()
+
+    def stop(self) -> None:
+        """Terminate one process after the other."""
+        self.latenesses += self.last_latenesses
+        for process in self.processes:
+            process.terminate()
+
+    def has_ended(self, position: int) -> bool:
+        """Tell whether the process is over."""
+        return not self.processes[position].is_alive()
+
+    def counts(self, position: int) -> bool:
+        """Tell whether it has counted."""
+        return self.values[position] > 0
+
+    def beats(self) -> int:
+        """Add up the beats of all counters."""
+        return sum(self.values)
+
+    def cpu_s(self) -> float:
+        """Read the CPU time of all processes."""
+        return super().cpu_s() + sum(self.cpus_s)
+
+    def memory(self) -> int:
+        """Read the memory of all processes; what they share is split among them."""
+        family = [psutil.Process(), *psutil.Process().children()]
+        return sum(process.memory_full_info().pss for process in family)
+
+    def _run(self, position: int, due: float) -> None:
+        while True:
+            time.sleep(max(0.0, due - time.monotonic()))
+            self.values[position] += 1
+            self.last_latenesses[position] = time.monotonic() - due
+            self.cpus_s[position] = time.process_time()
+            due += INTERVAL_S
+
+
+class Floor(Engine):
+    """What Python cannot go below: a timer for each bucket, and a plain loop over objects. No tasks, nothing to await."""
+
+    def __init__(self, n: int, *, in_phase: bool) -> None:
+        super().__init__(n, in_phase=in_phase)
+        self.runner = LoopRunner()
+        self.stopped = False
+
+    def start(self) -> None:
+        """Submit one coroutine that makes all counters and timers."""
+        self.runner.submit(self._start_all())
+
+    def stop(self) -> None:
+        """Have no timer set again."""
+        self.stopped = True
+
+    def has_ended(self, position: int) -> bool:
+        """Tell whether it was stopped, for that is all there is to it."""
+        return self.stopped
+
+    def close(self) -> None:
+        """Close the loop."""
+        self.runner.close()
+
+    async def _start_all(self) -> None:
+        buckets: dict[int, list[Counter]] = {}
+        for counter, due in self.make(time.monotonic()):
+            buckets.setdefault(math.ceil(due / GRID_S), []).append(counter)
+        for slot, members in buckets.items():
+            asyncio.get_running_loop().call_at(slot * GRID_S, self._fire, slot * GRID_S, members)
+
+    def _fire(self, due: float, members: list[Counter]) -> None:
+        for counter in members:
+            counter.value += 1
+        loop = asyncio.get_running_loop()
+        self.latenesses.append(loop.time() - due)
+        if not self.stopped:
+            loop.call_at(due + INTERVAL_S, self._fire, due + INTERVAL_S, members)
+
+
+ENGINES: dict[str, type[Engine]] = {
+    "ours": Ours,
+    "ours on uvloop": OursOnUvloop,
+    "asyncio.sleep(1)": Sleep,
+    "asyncio.sleep(1) on uvloop": SleepOnUvloop,
+    "asyncio.sleep, deadlines": Deadlines,
+    "anyio.sleep_until": AnyioDeadlines,
+    "asynclit": Asynclit,
+    "a thread each": Threads,
+    "a process each": Processes,
+    "the floor": Floor,
+}
+
+
+# One case
+
+
+def measure(case: Case) -> Result:
+    """Run one case; times in seconds, memory in bytes."""
+    engine = ENGINES[case["engine"]](case["n"], in_phase=case["in_phase"])
+    engine.prepare()
+    memory = engine.memory()
+    began = time.monotonic()
+    engine.start()
+    result: Result = {"start_s": time.monotonic() - began}
+    wait_for_all(engine.n, engine.counts)
+    result["counting_s"] = time.monotonic() - began
+    time.sleep(WARM_UP_S)
+    result |= watch(engine, case["window_s"])
+    result["memory"] = (engine.memory() - memory) / engine.n
+    result["single_stops_s"] = engine.single_stops() if case["single_stops"] else []
+    result |= stop(engine)
+    engine.close()
+    return result
+
+
+def watch(engine: Engine, window_s: float) -> Result:
+    """Watch the counters for a whole number of intervals, in which each of them has as many beats."""
+    began = time.monotonic()
+    before = engine.beats()
+    engine.latenesses.clear()
+    cpu_s = engine.cpu_s()
+    time.sleep(began + window_s - time.monotonic())
+    cpu_s = engine.cpu_s() - cpu_s
+    beats = engine.beats() - before
+    latenesses = list(engine.latenesses)
+    return {
+        "cpu_us": cpu_s / max(1, beats) * 1e6,
+        "missing": max(0.0, 1 - beats / (engine.n * window_s / INTERVAL_S)) * 100,
+        "latenesses_s": latenesses,
+    }
+
+
+def stop(engine: Engine) -> Result:
+    """Stop all counters, and wait until they have ended."""
+    began = time.monotonic()
+    engine.stop()
+    stop_s = time.monotonic() - began
+    wait_for_all(engine.n, engine.has_ended)
+    return {"stop_s": stop_s, "ended_s": time.monotonic() - began}
+
+
+def wait_for_all(n: int, is_so: Callable[[int], bool]) -> None:
+    """Wait until something is so of all positions; looks at each once when it is, so that it costs little."""
+    deadline = time.monotonic() + PATIENCE_S
+    position = 0
+    while position < n and time.monotonic() < deadline:
+        if is_so(position):
+            position += 1
+        else:
+            time.sleep(0.005)
