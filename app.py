@@ -208,21 +208,21 @@ def toolbar(board: Board) -> tuple[str, int]:
             on_change=first_page,
             bind="query-params",
         )
-        matched = board.page(limit=0, owner=st.session_state.owner, **filters()).matched
+        some = board.page(limit=0, owner=st.session_state.owner, **filters())
         if not st.session_state.get("view_chosen"):
-            st.session_state.view = "Cards" if matched <= CARDS else "Table"
+            st.session_state.view = "Cards" if sum(some.states.values()) <= CARDS else "Table"
         st.segmented_control(
             "View", ["Cards", "Table"], key="view", required=True, label_visibility="collapsed", on_change=choose_view
         )
-        some = any(filters().values())
-        st.button("Stop matching" if some else "Stop all", key="stop_all", icon=":material/stop:", on_click=stop_all)
+        filtered = any(filters().values())
+        st.button("Stop matching" if filtered else "Stop all", key="stop_all", icon=":material/stop:", on_click=stop_all)
         st.button(
-            "Remove matching ended" if some else "Remove ended",
+            "Remove matching ended" if filtered else "Remove ended",
             key="remove_ended",
             icon=":material/delete_sweep:",
             on_click=remove_ended,
         )
-    return st.session_state.view, matched
+    return st.session_state.view, some.matched
 
 
 def pagination(last: int) -> int:
