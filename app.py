@@ -54,6 +54,7 @@ COLUMNS = {
     "started": st.column_config.DatetimeColumn("Started", format="distance"),
     "note": st.column_config.TextColumn("Note", help="The error of a failed one; where a stuck one stands"),
 }
+OUTDATED = "runs code from before an edit"
 LABELS = {"n": "The number", "name": "The name", "interval_s": "The interval", "target": "The target"}
 
 
@@ -215,7 +216,9 @@ def toolbar(board: Board) -> tuple[str, int]:
             "View", ["Cards", "Table"], key="view", required=True, label_visibility="collapsed", on_change=choose_view
         )
         filtered = any(filters().values())
-        st.button("Stop matching" if filtered else "Stop all", key="stop_all", icon=":material/stop:", on_click=stop_all)
+        st.button(
+            "Stop matching" if filtered else "Stop all", key="stop_all", icon=":material/stop:", on_click=stop_all
+        )
         st.button(
             "Remove matching ended" if filtered else "Remove ended",
             key="remove_ended",
@@ -257,6 +260,8 @@ def card(row: Row) -> None:
         st.badge(row.state, icon=ICONS[row.state], color=COLORS[row.state])
     whose = " · private" if row.private else ""
     st.metric(f"{row.job} · every {row.interval_s:g} s{whose}", f"{row.value:,}", chart_data=row.history)
+    if row.outdated:
+        st.badge(OUTDATED, icon=":material/history:", color="yellow")
     if row.target is not None:
         st.progress(progress(row) or 0, f"{row.value:,} of {row.target:,}")
     with st.container(horizontal=True):
@@ -335,7 +340,7 @@ def columns(rows: Sequence[Row]) -> pa.Table:
             "late": [row.lateness_s * 1000 for row in rows],
             "whose": ["mine" if row.private else "everyone's" for row in rows],
             "started": pa.array([int(row.started_at * 1000) for row in rows], pa.timestamp("ms", "UTC")),
-            "note": [row.error or row.where or "" for row in rows],
+            "note": [row.error or row.where or (OUTDATED if row.outdated else "") for row in rows],
         }
     )
 
@@ -383,6 +388,7 @@ def describe(found: Detail) -> None:
             f"counter {row.id} · {row.job} · every {row.interval_s:g} s · "
             + (f"until {row.target:,} · " if row.target else "")
             + ("private" if row.private else "everyone's")
+            + (f" · {OUTDATED}: restart it to run the new code" if row.outdated else "")
         )
     if row.where:
         st.warning(f"It does not stop. It stands at {literal(row.where)}.", icon=":material/warning:")

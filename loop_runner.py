@@ -76,6 +76,7 @@ class LoopRunner:
         self._blocked: tuple[float, str, str] | None = None  # (since, who, where)
         self._blocks: deque[Block] = deque(maxlen=BLOCKS_KEPT)
         self._ended = threading.Event()
+        self._root = self._loop.create_task(self._main(), name=f"{name} root task")
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._watch = threading.Thread(target=self._watch_loop, name=f"{name}-watch", daemon=True)
         self._thread.start()
@@ -164,17 +165,16 @@ class LoopRunner:
                 self._loop.call_soon_threadsafe(self._closing.set)
         if not wait or threading.current_thread() is self._thread:
             return ()
-        self._thread.join(max(0.0, self._deadline - time.monotonic()) + 0.5)
+        self._thread.join(max(0.0, self._deadline - time.monotonic()) + 0.7)
         if self._thread.is_alive():  # something blocks the loop, so that it cannot even be told to stop
-            return tuple(_name(task) for task in asyncio.all_tasks(self._loop))
+            return self._unended(asyncio.all_tasks(self._loop))
         self._watch.join()
         return self._left
 
     def _serve(self) -> None:
-        root = self._loop.create_task(self._main(), name=f"{self.name} root task")
-        while not root.done():
+        while not self._root.done():
             try:
-                self._loop.run_until_complete(root)
+                self._loop.run_until_complete(self._root)
             except BaseException as error:
                 # asyncio lets SystemExit and KeyboardInterrupt of any task, and loop.stop(), end the whole loop.
                 _log.warning("something on the loop %r tried to end it: %r; it goes on", self.name, error)
@@ -193,15 +193,18 @@ class LoopRunner:
                 pass  # what did not end is named below
             except Exception:
                 _log.exception("clean-up of the loop %r failed", self.name)
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        tasks = asyncio.all_tasks() - {self._root}
         for task in tasks:
             task.cancel()
         # Twice, for clean-up that started tasks of its own, and with a moment for those that end at once.
         for _ in range(2):
             if tasks:
                 await asyncio.wait(tasks, timeout=max(0.1, self._deadline - time.monotonic()))
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        self._left = tuple(sorted(_name(task) for task in tasks))
+            tasks = asyncio.all_tasks() - {self._root}
+        self._left = self._unended(tasks)
+
+    def _unended(self, tasks: set["asyncio.Task[Any]"]) -> tuple[str, ...]:
+        return tuple(sorted(_name(task) for task in tasks if task is not self._root))
 
     def _watch_loop(self) -> None:
         """Ping the loop for ever; while an answer is late, look at what its thread is doing."""

@@ -19,6 +19,7 @@ import itertools
 import logging
 import math
 import operator
+import os
 import threading
 import time
 import traceback
@@ -59,6 +60,7 @@ LOG_LINES, LOG_WIDTH = 100, 500  # kept of each counter's log; a traceback is cu
 GRID_S = 0.005  # counters start on this grid, so that many share a timer
 PIECE = 1_000  # counters handled before the loop gets to breathe
 
+_LOADED_AT = time.time()  # Streamlit loads this file, and those of all jobs, again after an edit of any of them
 _log = logging.getLogger(__name__)
 
 
@@ -98,6 +100,7 @@ class Row:
     ended_at: float | None
     error: str | None  # of a failed one, in one line
     where: str | None  # of a stuck one: the line where its coroutine stands
+    outdated: bool  # it runs code from before an edit of its file
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +408,7 @@ class _Record:
     owner: str | None
     started_at: float
     first_sample: int
+    loaded_at: float = _LOADED_AT  # its code
     last_sample: int | None = None  # None while it runs
     history: "array[float]" = field(default_factory=lambda: array("d", bytes(8 * HISTORY)))  # a ring
     counted: int = 0  # the value at the last sample
@@ -875,6 +879,7 @@ class Board:
             ended_at=record.ended_at,
             error=record.error,
             where=place(_stack(task)) if state == State.STUCK and task is not None else None,
+            outdated=state in ACTIVE and _edited_at(record.job) > record.loaded_at,
         )
 
 
@@ -933,6 +938,13 @@ def _coroutine(record: _Record) -> Coroutine[Any, Any, None]:
 
 async def _call(record: _Record) -> None:
     await record.job(record.counter)
+
+
+def _edited_at(job: Job) -> float:
+    try:
+        return os.stat(inspect.unwrap(getattr(job, "func", job)).__code__.co_filename).st_mtime
+    except (AttributeError, OSError):
+        return 0.0
 
 
 def _new_task(
