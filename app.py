@@ -69,9 +69,13 @@ def the_board() -> Board:
     return adopt(cached_board())
 
 
+def owner() -> str:
+    """Give what tells this visitor's private counters apart; "Clear cache" empties the session state too."""
+    return str(st.session_state.setdefault("owner", secrets.token_hex(8)))
+
+
 def page() -> None:
     st.set_page_config(page_title="Live counters", page_icon=":material/timer:", layout="wide")
-    st.session_state.setdefault("owner", secrets.token_hex(8))  # tells this visitor's private counters apart
     with st.sidebar:
         form()
     st.title("Live counters")
@@ -109,7 +113,7 @@ def start() -> None:
             n=new.new_n,
             interval_s=new.new_interval_s,
             target=new.new_target,
-            owner=new.owner if new.new_private else None,
+            owner=owner() if new.new_private else None,
         )
     except (ValueError, RuntimeError) as error:
         first, _, rest = str(error).partition(" ")
@@ -124,19 +128,21 @@ def start() -> None:
 
 @st.fragment(run_every=1.0)
 def live() -> None:
-    board, owner = the_board(), st.session_state.owner
-    board.renew(owner)
+    board = the_board()
+    board.renew(owner())
     for text, icon in st.session_state.pop("told", []):
         st.toast(text, icon=icon)
     totals, health = board.totals(), board.runner.health()
-    metrics(totals, health, hidden=sum(totals.states.values()) - sum(board.page(limit=0, owner=owner).states.values()))
+    metrics(
+        totals, health, hidden=sum(totals.states.values()) - sum(board.page(limit=0, owner=owner()).states.values())
+    )
     notice(health)
     chosen, matched = toolbar(board)
     body, foot = st.container(), st.container()  # the pagination stands below what it decides
     size = CARDS if chosen == "Cards" else ROWS
     with foot:
         number = pagination(math.ceil(matched / size))
-    shown = board.page(offset=(number - 1) * size, limit=size, owner=owner, **filters())
+    shown = board.page(offset=(number - 1) * size, limit=size, owner=owner(), **filters())
     with body:
         if not shown.rows:
             nothing(shown)
@@ -209,7 +215,7 @@ def toolbar(board: Board) -> tuple[str, int]:
             on_change=first_page,
             bind="query-params",
         )
-        some = board.page(limit=0, owner=st.session_state.owner, **filters())
+        some = board.page(limit=0, owner=owner(), **filters())
         if not st.session_state.get("view_chosen"):
             st.session_state.view = "Cards" if sum(some.states.values()) <= CARDS else "Table"
         st.segmented_control(
@@ -420,13 +426,14 @@ def remove(ids: Sequence[int]) -> None:
     act(the_board().remove, ids, "Removed")
 
 
-def act(command: Callable[[Sequence[int]], None], ids: Sequence[int], done: str) -> None:
+def act(command: Callable[[Sequence[int]], int], ids: Sequence[int], done: str) -> None:
     try:
-        command(ids)
+        n = command(ids)
     except (KeyError, ValueError, RuntimeError) as error:
         tell(literal(str(error.args[0])), ":material/error:")
     else:
-        tell(f"{done} {counters(len(ids))}.", ":material/check:")
+        rest = f" {counters(len(ids) - n)} needed nothing." if n < len(ids) else ""
+        tell(f"{done} {counters(n)}.{rest}" if n else "Nothing to do: somebody was faster.", ":material/check:")
 
 
 def act_on_selected(act: Callable[[Sequence[int]], None]) -> None:
@@ -451,7 +458,7 @@ def those_in(wanted: Sequence[State]) -> Sequence[int]:
     """List the ids of the counters in these states that the filter lets through."""
     chosen = filters()
     states = [state for state in wanted if not chosen["states"] or state in chosen["states"]]
-    return the_board().ids(match=chosen["match"], states=states, owner=st.session_state.owner) if states else []
+    return the_board().ids(match=chosen["match"], states=states, owner=owner()) if states else []
 
 
 def tell(text: str, icon: str) -> None:

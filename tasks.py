@@ -510,8 +510,8 @@ class Board:
             self._make(bulk, PIECE)
         return ids
 
-    def stop(self, ids: Iterable[int]) -> None:
-        """Ask the counters to stop; return at once.
+    def stop(self, ids: Iterable[int]) -> int:
+        """Ask the counters to stop; return at once, with how many were asked.
 
         Each is `stopping` until its coroutine has ended, clean-up included, and `stuck` after `stop_timeout_s`; a
         stuck one is asked again. Those that have ended already, or were removed, are left alone.
@@ -533,9 +533,10 @@ class Board:
             self._stops.append((time.monotonic() + self.stop_timeout_s, asked))
             with suppress(RuntimeError):  # closed: everything is being stopped already
                 self.runner.submit(self._cancel(asked))
+        return len(asked)
 
-    def restart(self, ids: Iterable[int]) -> None:
-        """Start ended counters again, from zero, under the same ids; leave the others alone.
+    def restart(self, ids: Iterable[int]) -> int:
+        """Start ended counters again, from zero, under the same ids; leave the others alone. Return how many.
 
         Raises:
             KeyError: an id that was never given out; nothing was restarted.
@@ -553,18 +554,22 @@ class Board:
                 self._move(old, State.RUNNING)
                 del self._ended[id]
                 self._records[id] = self._audiences[record.owner].records[id] = record
+        return len(fresh)
 
-    def remove(self, ids: Iterable[int]) -> None:
-        """Take ended counters off the board; leave the others alone.
+    def remove(self, ids: Iterable[int]) -> int:
+        """Take ended counters off the board; leave the others alone. Return how many.
 
         Raises:
             KeyError: an id that was never given out; nothing was removed.
         """
+        removed = 0
         for piece in _pieces(self._known(ids)):
             with self._lock:
                 for id in piece:
                     if id in self._ended:
                         self._remove(id)
+                        removed += 1
+        return removed
 
     def renew(self, owner: str) -> None:
         """Say that the owner's page is still open."""

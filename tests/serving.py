@@ -101,7 +101,8 @@ class Server:
 
     def loop_threads(self) -> list[str]:
         """List the event-loop threads inside the server."""
-        return [name for name in self.look("[t.name for t in threading.enumerate()]") if name == "counters"]
+        names: list[str] = self.look("[t.name for t in threading.enumerate()]")
+        return [name for name in names if name == "counters"]
 
     def states(self) -> dict[str, int]:
         """Count the counters in each state, leaving out the zeros."""

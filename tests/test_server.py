@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from serving import Server, Visitor, wait_until
 
 JOBS = '''
