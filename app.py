@@ -194,7 +194,7 @@ def notice(health: LoopHealth) -> None:
 
 def toolbar(board: Board) -> tuple[str, int]:
     """Show what chooses and acts on all; return the view chosen, and how many counters match."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.text_input(
             "Search",
             key="match",
@@ -204,7 +204,7 @@ def toolbar(board: Board) -> tuple[str, int]:
             label_visibility="collapsed",
             on_change=first_page,
             bind="query-params",
-            width=150,
+            width=140,
         )
         st.pills(
             "States",
@@ -266,6 +266,8 @@ def card(row: Row) -> None:
         st.badge(row.state, icon=ICONS[row.state], color=COLORS[row.state])
     whose = " · private" if row.private else ""
     st.metric(f"{row.job} · every {row.interval_s:g} s{whose}", f"{row.value:,}", chart_data=row.history)
+    if note := row.error or row.where:
+        st.caption(literal(note))
     if row.outdated:
         st.badge(OUTDATED, icon=":material/history:", color="yellow")
     if row.target is not None:
