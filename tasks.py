@@ -37,6 +37,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    MutableSequence,
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
@@ -410,7 +411,7 @@ class _Record:
     first_sample: int
     loaded_at: float = _LOADED_AT  # its code
     last_sample: int | None = None  # None while it runs
-    history: "array[float]" = field(default_factory=lambda: array("d", bytes(8 * HISTORY)))  # a ring
+    history: MutableSequence[float] = field(default_factory=lambda: array("d", bytes(8 * HISTORY)))  # a ring
     counted: int = 0  # the value at the last sample
     state: State = State.RUNNING
     task: asyncio.Task[None] | None = None  # None before it began and after it ended
@@ -928,7 +929,12 @@ async def lifespan(app: object) -> AsyncIterator[None]:
             left = await to_thread.run_sync(board.runner.close)
             after = sum(board.totals().states[state] for state in ACTIVE)
             if before or left:
-                print(f"{before - after:,} counters ended", *(f"{name} did not end in time" for name in left), sep="; ")
+                ended = before - after
+                print(
+                    f"{ended:,} counter{'s' * (ended != 1)} ended",
+                    *(f"{name} did not end in time" for name in left),
+                    sep="; ",
+                )
 
 
 # Private helpers
