@@ -4,26 +4,44 @@
 stopped cleanly when the server shuts down, and then as a Streamlit script, from the top, at every rerun.
 """
 
+import inspect
 import math
 import re
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 import pyarrow as pa
 import streamlit as st
 from streamlit import runtime
 
 from loop_runner import LoopHealth
-from tasks import ACTIVE, ENDED, JOBS, Board, Detail, Page, Row, State, Totals, adopt, lifespan, release, shared_board
+from tasks import (
+    ACTIVE,
+    ENDED,
+    JOBS,
+    Board,
+    Detail,
+    Option,
+    Page,
+    Row,
+    State,
+    Totals,
+    adopt,
+    lifespan,
+    options_of,
+    release,
+    shared_board,
+)
 
-Color = Literal["green", "yellow", "orange", "gray", "blue", "red"]
+Color = Literal["violet", "green", "yellow", "orange", "gray", "blue", "red"]
 
 ROWS = 50  # on a page of the table
 CARDS = 12  # on a page of cards; as long as there are no more counters, cards are what a visitor sees first
 COLORS: dict[State, Color] = {
+    State.QUEUED: "violet",
     State.RUNNING: "green",
     State.STOPPING: "yellow",
     State.STUCK: "orange",
@@ -32,6 +50,7 @@ COLORS: dict[State, Color] = {
     State.FAILED: "red",
 }
 ICONS = {
+    State.QUEUED: ":material/schedule:",
     State.RUNNING: ":material/play_arrow:",
     State.STOPPING: ":material/hourglass_top:",
     State.STUCK: ":material/warning:",
@@ -86,13 +105,17 @@ def page() -> None:
 
 
 def form() -> None:
+    st.subheader("Start counters")
+    job = JOBS[st.selectbox("Job", JOBS, key="new_job")]
+    if about := inspect.getdoc(job):
+        st.caption(about)
     with st.form("new", border=False):
-        st.subheader("Start counters")
-        st.selectbox("Job", JOBS, key="new_job", help="Where each addition is made. Every counter waits on the loop.")
         st.text_input("Name", "counter", key="new_name")
         left, right = st.columns(2)
         left.number_input("How many", value=1, key="new_n")
         right.number_input("Seconds between", value=1.0, step=0.5, key="new_interval_s")
+        for option in options_of(job):
+            field(option)
         st.number_input(
             "Stop at", value=None, step=1, key="new_target", placeholder="never", help="Empty: it counts for ever."
         )
@@ -104,16 +127,34 @@ def form() -> None:
         st.error(error, icon=":material/error:")
 
 
+def field(option: Option) -> None:
+    """Ask for one option of the job, with the widget that fits its type."""
+    label, key = option.name.replace("_", " ").capitalize(), f"option_{option.name}"
+    if option.choices:
+        index = option.choices.index(option.default) if option.default in option.choices else 0
+        st.selectbox(label, option.choices, index, key=key, format_func=lambda choice: getattr(choice, "value", choice))
+    elif option.kind is bool:
+        st.checkbox(label, bool(option.default), key=key)
+    elif option.kind is str:
+        st.text_input(label, str(option.default or ""), key=key)
+    elif option.kind is int:
+        st.number_input(label, value=cast("int | None", option.default), step=1, key=key)
+    else:
+        st.number_input(label, value=cast("float | None", option.default), format="%g", key=key)
+
+
 def start() -> None:
     new = st.session_state
+    job = JOBS[new.new_job]
     try:
         ids = the_board().start(
-            JOBS[new.new_job],
+            job,
             name=new.new_name,
             n=new.new_n,
             interval_s=new.new_interval_s,
             target=new.new_target,
             owner=owner() if new.new_private else None,
+            options={option.name: new[f"option_{option.name}"] for option in options_of(job)},
         )
     except (ValueError, RuntimeError) as error:
         first, _, rest = str(error).partition(" ")
@@ -319,7 +360,7 @@ def table(rows: Sequence[Row]) -> None:
     states = [row.state for row in rows if row.id in chosen]
     with st.container(horizontal=True, vertical_alignment="center"):
         for label, icon, act, fit in (
-            ("Stop", "stop", stop, (State.RUNNING, State.STUCK)),
+            ("Stop", "stop", stop, (State.QUEUED, State.RUNNING, State.STUCK)),
             ("Restart", "restart_alt", restart, ENDED),
             ("Remove", "delete", remove, ENDED),
         ):
@@ -400,6 +441,10 @@ def describe(found: Detail) -> None:
         )
     if row.where:
         st.warning(f"It does not stop. It stands at {literal(row.where)}.", icon=":material/warning:")
+    if found.options:
+        st.caption("Options: " + ", ".join(literal(f"{name} = {value}") for name, value in found.options.items()))
+    if found.result is not None:
+        st.caption(f"Result: {literal(found.result)}")
     left, right = st.columns(2)
     with left:
         st.caption(f"Value, the last {len(row.history)} seconds")

@@ -16,6 +16,7 @@ task of whoever used them first.
 import asyncio
 import concurrent.futures
 import logging
+import math
 import sys
 import sysconfig
 import threading
@@ -105,10 +106,18 @@ class LoopRunner:
         coro.close()
         raise RuntimeError(f"the loop runner {self.name!r} is closed: make a new LoopRunner")
 
-    def run(self, coro: Coroutine[Any, Any, T], *, timeout_s: float | None = None) -> T:
+    def run(
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        timeout_s: float | None = None,
+        while_waiting: Callable[[], object] | None = None,
+    ) -> T:
         """Run the coroutine on the loop and return its result, or raise what it raised.
 
-        When the wait ends early, by the timeout or by an exception in the waiting thread, the coroutine is cancelled.
+        `while_waiting` is called ten times a second in the waiting thread. When the wait ends early, by the timeout,
+        by what `while_waiting` raises or by Ctrl+C, the coroutine is cancelled. In a Streamlit script give it
+        `st.empty().empty`: then a click ends the wait, because that is where Streamlit starts the next run.
 
         Raises:
             TimeoutError: there is no result after `timeout_s` seconds.
@@ -120,12 +129,17 @@ class LoopRunner:
                 "LoopRunner.run was called on its own loop, which would wait for itself: await the coroutine instead"
             )
         future = self.submit(coro)
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            if future.done():
-                raise  # the coroutine's own
-            raise TimeoutError(f"{coro!r} gave no result in {timeout_s} s and was cancelled") from None
+            while (left_s := deadline - time.monotonic()) > 0:
+                try:
+                    return future.result(min(left_s, 0.1 if while_waiting else threading.TIMEOUT_MAX))
+                except TimeoutError:
+                    if future.done():
+                        return future.result()
+                if while_waiting:
+                    while_waiting()
+            raise TimeoutError(f"{coro!r} gave no result in {timeout_s} s and was cancelled")
         finally:
             future.cancel()
 

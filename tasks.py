@@ -14,12 +14,15 @@ reads is copied into frozen rows. Nothing here waits for the loop, so a page nev
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import itertools
 import logging
 import math
 import operator
 import os
+import reprlib
+import sys
 import threading
 import time
 import traceback
@@ -42,10 +45,10 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from functools import partial
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Literal, TextIO, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import anyio
 from anyio import to_process, to_thread
@@ -66,8 +69,9 @@ _log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
-    """What a counter is doing; `stopping` and `stuck` are still running code, the last three have ended."""
+    """What a counter is doing; `queued` waits for its turn, the last three have ended."""
 
+    QUEUED = "queued"
     RUNNING = "running"
     STOPPING = "stopping"
     STUCK = "stuck"
@@ -76,7 +80,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-ACTIVE = (State.RUNNING, State.STOPPING, State.STUCK)
+ACTIVE = (State.QUEUED, State.RUNNING, State.STOPPING, State.STUCK)
 ENDED = (State.STOPPED, State.DONE, State.FAILED)
 
 
@@ -129,11 +133,13 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One row, its log lines as (seconds since the epoch, text), and the traceback of a failed one."""
+    """One row, what its job was called with, its log as (seconds since the epoch, text), and how it ended."""
 
     row: Row
+    options: Mapping[str, object]
     log: tuple[tuple[float, str], ...]
-    traceback: str | None
+    result: str | None  # what the job returned, as `repr` shows it
+    traceback: str | None  # of a failed one
 
 
 # Beats
@@ -290,7 +296,7 @@ class Counter:
     `log`. In a test of a job make one yourself: `Counter(name="x", interval_s=1.0, target=5)`.
     """
 
-    __slots__ = ("_beat", "_lines", "_metronome", "_start", "id", "interval_s", "name", "target", "value")
+    __slots__ = ("_beat", "_lines", "_metronome", "_start", "id", "interval_s", "name", "stopping", "target", "value")
 
     def __init__(
         self, id: int = 0, *, name: str = "counter", interval_s: float = 1.0, target: int | None = None
@@ -300,6 +306,7 @@ class Counter:
         self.interval_s = interval_s  # seconds
         self.target = target
         self.value = 0
+        self.stopping = False  # Stop was asked: for a function in a thread, which cannot be cancelled
         self._start: float | None = None  # on the loop's clock; None: at the first beat
         self._metronome: Metronome | None = None  # None: one of its own
         self._beat: Beat | None = None
@@ -334,17 +341,17 @@ class Counter:
         return self._beat
 
 
-Job = Callable[[Counter], Awaitable[None]]
+Job = Callable[..., Awaitable[object]]  # is called with a Counter, and with its options by keyword
 
 
 async def count(counter: Counter) -> None:
-    """Add one at every beat until the target is reached."""
+    """Add one at every beat until the target is reached. Stop takes effect at once."""
     while not counter.finished:
         counter.add(await counter.beat())
 
 
 async def count_in_thread(counter: Counter) -> None:
-    """Count like `count`, each addition made in a worker thread."""
+    """Count, with each addition made in a worker thread. Stop takes effect after the current addition."""
     while not counter.finished:
         beats = await counter.beat()
         value = await uncut(to_thread.run_sync(operator.add, counter.value, beats))
@@ -352,7 +359,7 @@ async def count_in_thread(counter: Counter) -> None:
 
 
 async def count_in_process(counter: Counter) -> None:
-    """Count like `count`, each addition made in a worker process; all counters share a few of those."""
+    """Count, with each addition made in one of a few worker processes. Stop waits for the current addition."""
     while not counter.finished:
         beats = await counter.beat()
         try:
@@ -372,6 +379,59 @@ async def uncut(call: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # seen: nobody is left to hear of it
         raise
+
+
+def in_thread(function: Callable[..., object]) -> Job:
+    """Make a job of a blocking function that takes a Counter: each counter runs it in a worker thread.
+
+    A thread cannot be cancelled: let the function look at `counter.stopping` wherever it could end.
+    """
+
+    @functools.wraps(function)
+    async def job(counter: Counter, **options: object) -> object:
+        thread = anyio.CapacityLimiter(1)  # of its own: some that never end must not use up anyio's forty
+        return await uncut(to_thread.run_sync(functools.partial(function, counter, **options), limiter=thread))
+
+    return job
+
+
+def at_most(n: int, job: Job) -> Job:
+    """Let at most `n` counters of a job run at once; the others are `queued`, and begin in order."""
+    if n < 1:
+        raise ValueError(f"at_most needs a whole number from 1, got {n!r}")
+
+    @functools.wraps(job)
+    async def limited(counter: Counter, **options: object) -> object:
+        return await job(counter, **options)
+
+    vars(limited)["at_most"] = n
+    return limited
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A keyword argument of a job that a form can ask for."""
+
+    name: str
+    kind: type  # int, float, str, bool; or object, with choices
+    default: object  # None where there is none
+    required: bool
+    choices: tuple[object, ...] = ()
+
+
+def options_of(job: Job) -> tuple[Option, ...]:
+    """List what a job wants to be told beside its Counter: its annotated keyword arguments.
+
+    Raises:
+        TypeError: an annotation that is not int, float, str, bool, a Literal or an Enum.
+    """
+    parameters = list(inspect.signature(job).parameters.values())[1:]
+    hints = get_type_hints(inspect.unwrap(getattr(job, "func", job)))
+    return tuple(
+        _option(parameter, hints.get(parameter.name, str))
+        for parameter in parameters
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    )
 
 
 JOBS: dict[str, Job] = {
@@ -395,6 +455,7 @@ class _Bulk:
     interval_s: float
     target: int | None
     owner: str | None
+    options: Mapping[str, object]
     started_at: float
     made: int = 0
 
@@ -407,19 +468,30 @@ class _Record:
     job: Job
     job_name: str
     owner: str | None
+    options: Mapping[str, object]
     started_at: float
     first_sample: int
+    state: State
     loaded_at: float = _LOADED_AT  # its code
     last_sample: int | None = None  # None while it runs
     history: MutableSequence[float] = field(default_factory=lambda: array("d", bytes(8 * HISTORY)))  # a ring
     counted: int = 0  # the value at the last sample
-    state: State = State.RUNNING
-    task: asyncio.Task[None] | None = None  # None before it began and after it ended
+    task: asyncio.Task[object] | None = None  # None before it began and after it ended
     children: weakref.WeakSet[asyncio.Task[Any]] | None = None
     stop_asked_at: float | None = None
     ended_at: float | None = None
+    printed: str = ""  # the line that `print` has begun
+    result: str | None = None
     error: str | None = None
     traceback: str | None = None
+
+
+class _Turns:
+    """How many counters of one job run, and which wait for their turn."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: deque[_Record] = deque()
 
 
 class _Audience:
@@ -431,7 +503,11 @@ class _Audience:
         self.renewed_at = time.monotonic()
 
 
-_current: contextvars.ContextVar[_Record] = contextvars.ContextVar("counter")
+# Whose job is running. Like the board it must outlive an edit, because what was made before the edit looks there.
+_current: contextvars.ContextVar[_Record] = vars(threading.main_thread()).setdefault(
+    "current_counter", contextvars.ContextVar("current_counter")
+)
+_NOBODY = contextvars.Context()  # in which no counter is current
 
 
 class Board:
@@ -463,6 +539,7 @@ class Board:
         self._states = dict.fromkeys(State, 0)
         self._ended: dict[int, None] = {}
         self._bulks: list[_Bulk] = []
+        self._turns: dict[str, _Turns] = {}  # of jobs that may not all run at once, by name
         self._stops: deque[tuple[float, list[_Record]]] = deque()  # (deadline, who was asked)
         self._changes = 0  # of any state, or of who is on the board
         self._matches: dict[tuple[str, frozenset[str], str | None], tuple[int, list[_Record]]] = {}
@@ -473,6 +550,7 @@ class Board:
         self._lateness_s = (0.0, 0.0)
         self._series: tuple[deque[float], ...] = tuple(deque(maxlen=60) for _ in range(3))  # running, ticks/s, ended
         runner.at_close(self._stop_everything)
+        _listen()
         contextvars.Context().run(runner.submit, self._tend())
 
     # Commands
@@ -486,28 +564,31 @@ class Board:
         interval_s: float = 1.0,
         target: int | None = None,
         owner: str | None = None,
+        options: Mapping[str, object] | None = None,
     ) -> Sequence[int]:
         """Start `n` counters of a job, named `name 1`, `name 2`, … if there are several; return their ids.
 
-        Their first beats are spread over one interval, so that many do not all beat at once.
+        Their first beats are spread over one interval, so that many do not all beat at once. `options` are the job's
+        keyword arguments.
 
         Raises:
             ValueError: a value out of range, or no room for `n` more; nothing was started.
             RuntimeError: the runner is closed.
         """
         _check(job, name, n, interval_s, target, owner)
+        options = _checked(job, options or {})
         job_name = next((label for label, known in JOBS.items() if known is job), getattr(job, "__name__", "job"))
         with self._lock:
             self._check_room(n)
             ids = range(self._last_id + 1, self._last_id + 1 + n)
-            bulk = _Bulk(ids, job, job_name, name, float(interval_s), target, owner, time.time())
+            bulk = _Bulk(ids, job, job_name, name, float(interval_s), target, owner, options, time.time())
             self.runner.submit(self._launch(bulk))
             self._last_id = ids[-1]
             self._bulks.append(bulk)
             audience = self._audiences.setdefault(owner, _Audience())
             audience.renewed_at = time.monotonic()
-            audience.states[State.RUNNING] += n
-            self._states[State.RUNNING] += n
+            for states in (audience.states, self._states):
+                states[_first_state(job)] += n
             self._make(bulk, PIECE)
         return ids
 
@@ -524,9 +605,13 @@ class Board:
         for piece in _pieces(self._known(ids)):
             with self._lock:
                 for record in map(self._records.get, piece):
-                    if record is not None and record.state == State.RUNNING:
+                    if record is not None and record.state in (State.QUEUED, State.RUNNING):
                         record.stop_asked_at = time.time()
-                        self._move(record, State.STOPPING)
+                        record.counter.stopping = True
+                        if record.state == State.QUEUED:
+                            self._finish(record, State.STOPPED)
+                        else:
+                            self._move(record, State.STOPPING)
                         asked.append(record)
                     elif record is not None and record.state == State.STUCK:
                         asked.append(record)
@@ -552,7 +637,7 @@ class Board:
             self.runner.submit(self._begin_all(fresh))
             for old, record in zip(ended, fresh, strict=True):
                 id = record.counter.id
-                self._move(old, State.RUNNING)
+                self._move(old, record.state)
                 del self._ended[id]
                 self._records[id] = self._audiences[record.owner].records[id] = record
         return len(fresh)
@@ -646,7 +731,7 @@ class Board:
         log.sort(key=operator.itemgetter(0))
         if row.ended_at is not None:
             log.append((row.ended_at, f"{row.state} at {row.value}"))
-        return Detail(row, tuple(log), record.traceback)
+        return Detail(row, record.options, tuple(log), record.result, record.traceback)
 
     # On the loop
 
@@ -666,16 +751,36 @@ class Board:
     def _begin(self, records: list[_Record], first: int, n: int) -> None:
         now = math.ceil(asyncio.get_running_loop().time() / GRID_S)
         for position, record in enumerate(records, first):
-            counter = record.counter
-            earlier = (n - 1 - position) / n * counter.interval_s  # as if started one by one over the last interval
-            counter._start = (now - math.floor(earlier / GRID_S)) * GRID_S
-            context = contextvars.Context()  # not the caller's: that would keep a visitor's page alive
-            context.run(_current.set, record)
-            task = asyncio.Task(_coroutine(record), name=f"counter {counter.id} ({counter.name})", context=context)
-            task.add_done_callback(partial(self._end, record), context=context)
-            record.task = task
-            if record.state == State.STOPPING:  # asked before it began
-                task.cancel()
+            earlier = (n - 1 - position) / n * record.counter.interval_s  # as if started one by one, for one interval
+            record.counter._start = (now - math.floor(earlier / GRID_S)) * GRID_S
+            if record.state == State.QUEUED:
+                self._turns.setdefault(record.job_name, _Turns()).waiting.append(record)
+                self._next_turn(record)
+            elif record.state in ACTIVE:
+                self._run(record)
+
+    def _run(self, record: _Record) -> None:
+        counter = record.counter
+        context = contextvars.Context()  # not the caller's: that would keep a visitor's page alive
+        context.run(_current.set, record)
+        task = asyncio.Task(_coroutine(record), name=f"counter {counter.id} ({counter.name})", context=context)
+        task.add_done_callback(partial(self._end, record), context=_NOBODY)
+        record.task = task
+        if record.state == State.STOPPING:  # asked before it began
+            task.cancel()
+
+    def _next_turn(self, record: _Record) -> None:
+        """Let those begin that waited for their turn, as many as the job allows."""
+        turns = self._turns[record.job_name]
+        while turns.waiting and turns.running < getattr(record.job, "at_most", math.inf):
+            following = turns.waiting.popleft()
+            with self._lock:
+                if following.state != State.QUEUED:
+                    continue  # it was stopped meanwhile
+                self._move(following, State.RUNNING)
+            turns.running += 1
+            following.counter._start = None  # its beats count from now
+            self._run(following)
 
     async def _cancel(self, records: Collection[_Record]) -> None:
         for piece in _pieces(records):
@@ -684,7 +789,7 @@ class Board:
                     record.task.cancel()
             await asyncio.sleep(0)
 
-    def _end(self, record: _Record, task: "asyncio.Task[None]") -> None:
+    def _end(self, record: _Record, task: "asyncio.Task[object]") -> None:
         """Note how the counter's coroutine has really ended, its clean-up included."""
         counter = record.counter
         error = None if task.cancelled() else task.exception()
@@ -694,24 +799,26 @@ class Board:
                 counter.log(f"left a task behind, which is cancelled: {child.get_name()}")
         if counter._beat is not None:
             self._metronome.leave(counter._beat)
+        if record.printed:
+            counter.log(record.printed)
         if error is not None:
             record.error = _one_line(error)
             record.traceback = "".join(traceback.format_exception(error))[-LOG_LINES * LOG_WIDTH :]
             _log.error("%s failed", task.get_name(), exc_info=error)
+        elif not task.cancelled() and task.result() is not None:
+            record.result = reprlib.repr(task.result())
         self._tally(record)
-        record.ended_at, record.last_sample = time.time(), self._samples
         with self._lock:
             asked = record.state != State.RUNNING
             if error is not None:
-                self._move(record, State.FAILED)
+                self._finish(record, State.FAILED)
             elif task.cancelled() or (asked and not counter.finished):
-                self._move(record, State.STOPPED)
+                self._finish(record, State.STOPPED)
             else:
-                self._move(record, State.DONE)
-            record.task = None
-            self._ended[counter.id] = None
-            if len(self._ended) > self.max_ended:
-                self._remove(next(iter(self._ended)))
+                self._finish(record, State.DONE)
+        if hasattr(record.job, "at_most"):
+            self._turns[record.job_name].running -= 1
+            self._next_turn(record)
 
     async def _tend(self) -> None:
         """Once a second take a sample of everything, and act on what is overdue."""
@@ -792,7 +899,16 @@ class Board:
             name = bulk.name if len(bulk.ids) == 1 else f"{bulk.name} {position + 1}"
             counter = Counter(bulk.ids[position], name=name, interval_s=bulk.interval_s, target=bulk.target)
             counter._metronome = self._metronome
-            record = _Record(counter, bulk.job, bulk.job_name, bulk.owner, bulk.started_at, self._samples)
+            record = _Record(
+                counter,
+                bulk.job,
+                bulk.job_name,
+                bulk.owner,
+                bulk.options,
+                bulk.started_at,
+                self._samples,
+                _first_state(bulk.job),
+            )
             self._records[counter.id] = records[counter.id] = record
         bulk.made = upto
         self._changes += 1
@@ -805,7 +921,9 @@ class Board:
         )
         counter._metronome = self._metronome
         job = JOBS.get(old.job_name, old.job)  # by its name, for the code may have been edited
-        return _Record(counter, job, old.job_name, old.owner, time.time(), self._samples)
+        return _Record(
+            counter, job, old.job_name, old.owner, old.options, time.time(), self._samples, _first_state(job)
+        )
 
     def _move(self, record: _Record, state: State) -> None:
         for states in (self._states, self._audiences[record.owner].states):
@@ -813,6 +931,13 @@ class Board:
             states[state] += 1
         record.state = state
         self._changes += 1
+
+    def _finish(self, record: _Record, state: State) -> None:
+        record.ended_at, record.last_sample, record.task = time.time(), self._samples, None
+        self._move(record, state)
+        self._ended[record.counter.id] = None
+        if len(self._ended) > self.max_ended:
+            self._remove(next(iter(self._ended)))
 
     def _remove(self, id: int) -> None:
         del self._ended[id]
@@ -929,26 +1054,88 @@ async def lifespan(app: object) -> AsyncIterator[None]:
             left = await to_thread.run_sync(board.runner.close)
             after = sum(board.totals().states[state] for state in ACTIVE)
             if before or left:
-                ended = before - after
-                print(
-                    f"{ended:,} counter{'s' * (ended != 1)} ended",
-                    *(f"{name} did not end in time" for name in left),
-                    sep="; ",
-                )
+                said = [f"{before - after:,} counter{'s' * (before - after != 1)} ended"]
+                print(*said, *(f"{name} did not end in time" for name in left), sep="; ")
 
 
 # Private helpers
 
 
-def _coroutine(record: _Record) -> Coroutine[Any, Any, None]:
+class _Prints:
+    """Standard output; what a job prints lands in its counter's log as well."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        if (record := _current.get(None)) is not None:
+            *lines, rest = (record.printed + text).split("\n")
+            record.printed = rest[-LOG_WIDTH:]
+            for line in lines[-LOG_LINES:]:
+                record.counter.log(line)
+        return self.stream.write(text)
+
+
+def _listen() -> None:
+    """Have what jobs print and log land in their counters' logs too: once for the process, whatever was edited."""
+    if type(sys.stdout).__name__ != "_Prints":
+        sys.stdout = cast(TextIO, _Prints(sys.stdout))
+    make = logging.getLogRecordFactory()
+    if make.__name__ != "make_and_note":
+
+        def make_and_note(*args: Any, **options: Any) -> logging.LogRecord:
+            made = make(*args, **options)
+            if (record := _current.get(None)) is not None:
+                with suppress(Exception):  # wrong arguments of a message: logging tells of those itself
+                    record.counter.log(f"{made.levelname}: {made.getMessage()}")
+            return made
+
+        logging.setLogRecordFactory(make_and_note)
+
+
+def _coroutine(record: _Record) -> Coroutine[Any, Any, object]:
     if inspect.iscoroutinefunction(record.job):
         with suppress(TypeError):  # wrong arguments: raised again below, in the task
-            return record.job(record.counter)
+            return record.job(record.counter, **record.options)
     return _call(record)
 
 
-async def _call(record: _Record) -> None:
-    await record.job(record.counter)
+async def _call(record: _Record) -> object:
+    return await record.job(record.counter, **record.options)
+
+
+def _first_state(job: Job) -> State:
+    return State.QUEUED if hasattr(job, "at_most") else State.RUNNING
+
+
+def _option(parameter: inspect.Parameter, hint: Any) -> Option:
+    required = parameter.default is parameter.empty
+    choices = tuple(hint) if isinstance(hint, type) and issubclass(hint, Enum) else get_args(hint)
+    if not (choices if get_origin(hint) is Literal or choices else hint in (int, float, str, bool)):
+        raise TypeError(f"{parameter.name} must be annotated int, float, str, bool, a Literal or an Enum, got {hint!r}")
+    default = None if required else parameter.default
+    return Option(parameter.name, object if choices else hint, default, required, choices)
+
+
+def _checked(job: Job, options: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the options as the job wants them, or raise ValueError."""
+    if not options and not inspect.isfunction(job):
+        return {}
+    known = {option.name: option for option in options_of(job)} if options else {}
+    for name, value in options.items():
+        option = known.get(name)
+        if option is None:
+            raise ValueError(f"{name} is no option of this job: it takes {', '.join(known) or 'none'}")
+        good = value in option.choices if option.choices else isinstance(value, option.kind)
+        if option.kind is float:
+            good = isinstance(value, (int, float)) and math.isfinite(value)
+        if not good or (option.kind is not bool and isinstance(value, bool) and not option.choices):
+            wanted = ", ".join(map(str, option.choices)) or option.kind.__name__
+            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return dict(options)
 
 
 def _edited_at(job: Job) -> float:
@@ -991,7 +1178,8 @@ def _is_count(value: object) -> bool:
 def _one_line(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}".split("\n")[0][:LOG_WIDTH].removesuffix(": ")
+    lines = traceback.format_exception_only(error)
+    return next((line for line in lines if not line.startswith(" ")), lines[0]).split("\n")[0][:LOG_WIDTH]
 
 
 def _quantile(latenesses: list[tuple[float, int]], q: float) -> float:

@@ -32,9 +32,7 @@ TASKS = "len([t for t in __import__('asyncio').all_tasks(board.runner._loop)])"
 async def churn(server: Server, seconds: float, seed: int) -> bool:
     """Churn for so long; return whether all is back in the end."""
     chance = random.Random(seed)
-    visitor = Session(server.url)
-    await visitor.open()
-    await settle(server, visitor)
+    await settle(server)
     before = look(server, 0)
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---:|" * len(COLUMNS))
     tell(before)
@@ -47,18 +45,14 @@ async def churn(server: Server, seconds: float, seed: int) -> bool:
         await asyncio.sleep(min(seconds / 12, 60))
         tell(look(server, clock() - began))
         if died := [actor.exception() for actor in actors if actor.done()]:
-            failures += map(repr, died)
+            failures += [f"a visitor of this benchmark broke: {error!r}" for error in died]
             break
     for actor in actors:
         actor.cancel()
     await asyncio.wait(actors)
-    if seconds >= LONG_S:
-        await visitor.refresh_for(FORGOTTEN_S)
-    await settle(server, visitor)
+    failures += await settle(server, LEASE_S + 2 if seconds < LONG_S else FORGOTTEN_S)
     after = look(server, clock() - began)
     tell(after)
-    await visitor.close()
-    failures += visitor.errors
     races = [failure for failure in failures if failure.startswith(RACE)]
     failures = [failure for failure in failures if not failure.startswith(RACE)]
     slack = SLACK | ({"files": 10} if seconds >= LONG_S else {})
@@ -100,7 +94,7 @@ async def visit(server: Server, chance: random.Random, failures: list[str]) -> N
     """Come, start or stop something, watch for a while, and go: again and again."""
     while True:
         session = Session(server.url)
-        with suppress(websockets.ConnectionClosed, OSError):
+        with suppress(websockets.WebSocketException, OSError):
             await session.open()
             await session.refresh_for(chance.uniform(0, 3))
             tick = "new_private" if chance.random() < 0.5 else ""
@@ -123,15 +117,14 @@ async def meddle(server: Server, chance: random.Random) -> None:
             server.edit(chance.choice(("app.py", "tasks.py", "loop_runner.py")), lambda text: text + "\n# edited\n")
 
 
-async def settle(server: Server, visitor: Session) -> None:
-    """Give the board a fresh start, and wait until what has ended is gone."""
+async def settle(server: Server, seconds: float = LEASE_S + 2) -> list[str]:
+    """Give the board a fresh start, wait until what has ended is gone, and return the errors met."""
     await asyncio.to_thread(server.look, "__import__('streamlit').cache_resource.clear()")
-    for _ in range(30):
-        await visitor.run()
-        await asyncio.sleep(0.5)
-        if len(server.loop_threads()) == 1 and not server.states():
-            break
-    await visitor.refresh_for(LEASE_S + 2)
+    visitor = Session(server.url)
+    await visitor.open()
+    await visitor.refresh_for(seconds)
+    await visitor.close()
+    return visitor.errors
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ class Session:
                 self.fragments.append(answer.auto_rerun.fragment_id)
             elif kind == "delta":
                 self._note(answer)
-            elif kind == "script_finished":
+            elif kind == "script_finished" and answer.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN:
                 break
         self.runs.append((asked, time.monotonic(), received))
 

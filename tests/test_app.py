@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import streamlit as st
 from anyio import to_thread
-from serving import wait_until
 from streamlit.testing.v1 import AppTest
 
+from serving import wait_until
 from tasks import Board, Counter, State, count
 
 APP = str(Path(__file__).parent.parent / "app.py")

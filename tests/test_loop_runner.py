@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,8 +12,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 
 import pytest
-from conftest import wait_until
 
+from conftest import wait_until
 from loop_runner import Block, LoopRunner
 
 
@@ -182,9 +183,9 @@ def test_run_raises_what_the_coroutine_raised(runner: LoopRunner) -> None:
     async def fail(error: Exception) -> None:
         raise error
 
-    with pytest.raises(LookupError, match="^no such thing$"):
+    with pytest.raises(LookupError, match=r"^no such thing$"):
         runner.run(fail(LookupError("no such thing")))
-    with pytest.raises(TimeoutError, match="^of the coroutine itself$"):
+    with pytest.raises(TimeoutError, match=r"^of the coroutine itself$"):
         runner.run(fail(TimeoutError("of the coroutine itself")), timeout_s=20)
 
 
@@ -201,6 +202,8 @@ def test_run_cancels_the_coroutine_when_ctrl_c_ends_the_wait(runner: LoopRunner)
     assert main
 
     async def press_ctrl_c() -> None:
+        while sys._current_frames()[main].f_code.co_name != "wait":
+            await asyncio.sleep(0.01)
         signal.pthread_kill(main, signal.SIGINT)
         await cleaning.run()
 
