@@ -556,7 +556,8 @@ def literal(text: str) -> str:
     return f"{fence} {text} {fence}"
 
 
-if runtime.exists():
+if not runtime.exists():
+    if __name__ != "__mp_main__":  # that is a worker process, which only wants what this file imports
+        app = st.App(__file__, lifespan=lifespan)  # `streamlit run` finds this, and serves it
+elif __name__ == "__main__":  # else it was imported: by an app with jobs of its own, which calls page() itself
     page()
-elif __name__ != "__mp_main__":  # that is a worker process, which only wants what this file imports
-    app = st.App(__file__, lifespan=lifespan)  # `streamlit run` finds this and serves it

@@ -12,12 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -104,7 +102,7 @@ def spread(values: Sequence[float | None]) -> str:
     """Write the median, with minimum and maximum in brackets if there are several values."""
     known = [value for value in values if value is not None]
     middle = number(median(values))
-    return middle if len(known) < 2 else f"{middle} ({number(min(known))}–{number(max(known))})"
+    return middle if len(known) < 2 else f"{middle} ({number(min(known))} to {number(max(known))})"
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -113,7 +111,9 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     def line(cells: Sequence[str]) -> str:
         first = cells[0].ljust(widths[0])
-        return " | ".join([f"| {first}", *(cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True))]) + " |"
+        return (
+            " | ".join([f"| {first}", *(cell.rjust(w) for cell, w in zip(cells[1:], widths[1:], strict=True))]) + " |"
+        )
 
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     print(line(head), line(rule), *map(line, rows), "", sep="\n")
@@ -144,9 +144,14 @@ def machine(*packages: str) -> str:
 # Charts
 
 
-def save_chart(name: str, draw: Callable[[Figure], None]) -> None:
+def save_chart(name: str, draw: Callable[["Figure"], None]) -> None:
     """Draw a chart and save it as `docs/<name>.svg`."""
-    style = {
+    # Here, not above: a case needs no charts, and what it imports is in its heap.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.use("svg")
+    style: dict[Any, Any] = {
         "font.family": "sans-serif",
         "font.size": 10,
         "axes.spines.top": False,

@@ -18,22 +18,24 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import asynclit
 import psutil
 import uvloop
-from matplotlib.figure import Figure
 
 from benchmarks import common
 from benchmarks.common import Case, Result, median, number, quantile, spread
 from loop_runner import LoopRunner
 from tasks import ENDED, Board, Counter, count
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INTERVAL_S = 1.0
 GRID_S = 0.005  # of the floor's buckets, as the board's
-WARM_UP_S = 2.0
+WARM_UP_S = 1.0
 PATIENCE_S = 20.0  # for all to count, and again for all to end
 PROBES = 500
 SINGLE_STOPS = 200
@@ -103,6 +105,10 @@ class Engine:
     def memory(self) -> int:
         """Read the memory in use, in bytes."""
         return int(psutil.Process().memory_info().rss)
+
+    def read_latenesses(self) -> list[float]:
+        """List the latenesses that the probes noted since the list was cleared."""
+        return list(self.latenesses)
 
     def single_stops(self) -> list[float]:
         """Stop some counters one by one, and tell how long each took to end; only ours can."""
@@ -174,12 +180,13 @@ class Ours(Engine):
         self._align(counter)
         due: float | None = None
         while not counter.finished:
-            counter.add(await counter.beat())
+            beats = await counter.beat()
+            counter.add(beats)
             now = time.monotonic()
             if due is None:
                 due = now - (now - (counter._start or 0.0)) % INTERVAL_S
             self.latenesses.append(now - due)
-            due += INTERVAL_S
+            due += beats * INTERVAL_S
 
     async def _count_in_phase(self, counter: Counter) -> None:
         self._align(counter)
@@ -283,7 +290,7 @@ class AnyioDeadlines(OnLoop):
 class Asynclit(Engine):
     """Its tasks, each telling its value through its progress queue, all of which a page reads once a second."""
 
-    most = 1_000  # each start goes through all tasks started before: 10,000 take minutes
+    most = 1_000  # each start looks at all tasks started before: 10,000 took 103 s to start
 
     def __init__(self, n: int, *, in_phase: bool) -> None:
         super().__init__(n, in_phase=in_phase)
@@ -295,7 +302,7 @@ class Asynclit(Engine):
     def start(self) -> None:
         """Run one task after the other."""
         for counter, due in self.make(time.monotonic()):
-            self.tasks.append(asynclit.run(self._job, counter, due))
+            self.tasks.append(asynclit.run(self._job, counter, due))  # type: ignore[arg-type]
         self.page.start()
 
     def stop(self) -> None:
@@ -322,35 +329,36 @@ class Asynclit(Engine):
 
 
 class Threads(Engine):
-    """A thread for each counter, each with an event that stops it."""
+    """A thread for each counter, which looks each second whether it shall stop.
+
+    With an event for each, to be stopped at once, 10,000 did not even all start within seven minutes.
+    """
 
     most = 10_000  # beyond, systems refuse: often at 32,768 threads
 
     def __init__(self, n: int, *, in_phase: bool) -> None:
         super().__init__(n, in_phase=in_phase)
         self.threads: list[threading.Thread] = []
-        self.events: list[threading.Event] = []
+        self.stopped = False
 
     def start(self) -> None:
         """Start one thread after the other."""
         for counter, due in self.make(time.monotonic()):
-            event = threading.Event()
-            thread = threading.Thread(target=self._run, args=(counter, due, event), daemon=True)
-            self.events.append(event)
+            thread = threading.Thread(target=self._run, args=(counter, due), daemon=True)
             self.threads.append(thread)
             thread.start()
 
     def stop(self) -> None:
-        """Set one event after the other."""
-        for event in self.events:
-            event.set()
+        """Set the flag that all threads look at."""
+        self.stopped = True
 
     def has_ended(self, position: int) -> bool:
         """Tell whether the thread is over."""
         return not self.threads[position].is_alive()
 
-    def _run(self, counter: Counter, due: float, stopping: threading.Event) -> None:
-        while not stopping.wait(max(0.0, due - time.monotonic())):
+    def _run(self, counter: Counter, due: float) -> None:
+        while not self.stopped:
+            time.sleep(max(0.0, due - time.monotonic()))
             counter.add()
             due += INTERVAL_S
 
@@ -377,7 +385,6 @@ class Processes(Engine):
 
     def stop(self) -> None:
         """Terminate one process after the other."""
-        self.latenesses += self.last_latenesses
         for process in self.processes:
             process.terminate()
 
@@ -392,6 +399,10 @@ class Processes(Engine):
     def beats(self) -> int:
         """Add up the beats of all counters."""
         return sum(self.values)
+
+    def read_latenesses(self) -> list[float]:
+        """List the lateness of the last beat of each."""
+        return list(self.last_latenesses)
 
     def cpu_s(self) -> float:
         """Read the CPU time of all processes."""
@@ -412,7 +423,7 @@ class Processes(Engine):
 
 
 class Floor(Engine):
-    """What Python cannot go below: a timer for each bucket, and a plain loop over objects. No tasks, nothing to await."""
+    """What Python cannot go below: a timer for each bucket and a plain loop over objects, without any tasks."""
 
     def __init__(self, n: int, *, in_phase: bool) -> None:
         super().__init__(n, in_phase=in_phase)
@@ -469,22 +480,26 @@ ENGINES: dict[str, type[Engine]] = {
 
 
 def measure(case: Case) -> Result:
-    """Run one case; times in seconds, memory in bytes."""
+    """Run one case. What did not happen within the time given is None."""
     engine = ENGINES[case["engine"]](case["n"], in_phase=case["in_phase"])
     engine.prepare()
     memory = engine.memory()
     began = time.monotonic()
     engine.start()
-    result: Result = {"start_s": time.monotonic() - began}
-    wait_for_all(engine.n, engine.counts)
-    result["counting_s"] = time.monotonic() - began
+    start_ms = (time.monotonic() - began) * 1e3
+    waited_s = wait_for_all(engine.n, engine.counts)
     time.sleep(WARM_UP_S)
-    result |= watch(engine, case["window_s"])
-    result["memory"] = (engine.memory() - memory) / engine.n
-    result["single_stops_s"] = engine.single_stops() if case["single_stops"] else []
+    result = watch(engine, case["window_s"])
+    memory_kb = (engine.memory() - memory) / engine.n / 1e3
+    stops_s = engine.single_stops() if case["single_stops"] else []
     result |= stop(engine)
     engine.close()
-    return result
+    return result | {
+        "start_ms": start_ms,
+        "counting_s": None if waited_s is None else start_ms / 1e3 + waited_s,
+        "memory_kb": memory_kb if engine.n >= PIECE else None,  # below, it is lost in what the process takes anyway
+        "single_stop_p99_ms": scaled(quantile(stops_s, 0.99), 1e3),
+    }
 
 
 def watch(engine: Engine, window_s: float) -> Result:
@@ -496,11 +511,12 @@ def watch(engine: Engine, window_s: float) -> Result:
     time.sleep(began + window_s - time.monotonic())
     cpu_s = engine.cpu_s() - cpu_s
     beats = engine.beats() - before
-    latenesses = list(engine.latenesses)
+    latenesses_s = engine.read_latenesses()
     return {
         "cpu_us": cpu_s / max(1, beats) * 1e6,
         "missing": max(0.0, 1 - beats / (engine.n * window_s / INTERVAL_S)) * 100,
-        "latenesses_s": latenesses,
+        "p50_ms": scaled(quantile(latenesses_s, 0.5), 1e3),
+        "p99_ms": scaled(quantile(latenesses_s, 0.99), 1e3),
     }
 
 
@@ -508,17 +524,158 @@ def stop(engine: Engine) -> Result:
     """Stop all counters, and wait until they have ended."""
     began = time.monotonic()
     engine.stop()
-    stop_s = time.monotonic() - began
-    wait_for_all(engine.n, engine.has_ended)
-    return {"stop_s": stop_s, "ended_s": time.monotonic() - began}
+    stop_ms = (time.monotonic() - began) * 1e3
+    waited_s = wait_for_all(engine.n, engine.has_ended)
+    return {"stop_ms": stop_ms, "ended_s": None if waited_s is None else stop_ms / 1e3 + waited_s}
 
 
-def wait_for_all(n: int, is_so: Callable[[int], bool]) -> None:
-    """Wait until something is so of all positions; looks at each once when it is, so that it costs little."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for_all(n: int, is_so: Callable[[int], bool]) -> float | None:
+    """Wait until something is so of all positions, and tell how long that took; looks little more than once at each."""
+    began = time.monotonic()
     position = 0
-    while position < n and time.monotonic() < deadline:
+    while position < n:
         if is_so(position):
             position += 1
+        elif time.monotonic() > began + PATIENCE_S:
+            return None
         else:
             time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def scaled(value: float | None, factor: float) -> float | None:
+    """Multiply what is known."""
+    return None if value is None else value * factor
+
+
+# All cases
+
+
+def make_case(engine: str, n: int, *, window_s: float = 3.0, in_phase: bool = False) -> Case:
+    """Describe a case; single stops are measured where the issue asks for them."""
+    single_stops = engine == "ours" and n == Engine.most
+    return {"engine": engine, "n": n, "window_s": window_s, "in_phase": in_phase, "single_stops": single_stops}
+
+
+def all_cases(*, quick: bool) -> list[Case]:
+    """List the cases of one turn."""
+    if quick:
+        wanted = [(engine, 1_000) for engine in ENGINES]
+        wanted += [(engine, 10_000) for engine in ("ours", "asyncio.sleep(1)", "the floor")]
+        wanted += [(engine, 100_000) for engine in ("ours", "the floor")]
+        in_phase = ["ours"]
+    else:
+        wanted = [(engine, n) for n in (100, 1_000, 10_000, 100_000) for engine in ENGINES]
+        in_phase = ["ours", "asyncio.sleep, deadlines"]
+    cases = [make_case(engine, n) for engine, n in wanted if n <= ENGINES[engine].most]
+    return cases + [make_case(engine, 10_000, in_phase=True) for engine in in_phase]
+
+
+COLUMNS = {
+    "CPU µs per beat": "cpu_us",
+    "late p50 ms": "p50_ms",
+    "late p99 ms": "p99_ms",
+    "beats missing %": "missing",
+    "memory kB": "memory_kb",
+    "start returns ms": "start_ms",
+    "all count s": "counting_s",
+    "stop returns ms": "stop_ms",
+    "all ended s": "ended_s",
+}
+WITH_RANGE = ("cpu_us", "p99_ms")
+
+
+def row(title: str, results: list[Result]) -> list[str]:
+    """Write one line of the table."""
+    cells = []
+    for key in COLUMNS.values():
+        values = [result[key] for result in results]
+        cells.append(spread(values) if key in WITH_RANGE else number(median(values)))
+    return [title, *cells]
+
+
+class Measured:
+    """The results of all cases, looked up by engine and number of counters."""
+
+    def __init__(self, cases: list[Case], results: list[list[Result]]) -> None:
+        self.cases = list(zip(cases, results, strict=True))
+
+    def values(self, key: str, engine: str, n: int, *, in_phase: bool = False) -> list[float | None]:
+        """List what was measured in each turn."""
+        for case, results in self.cases:
+            if (case["engine"], case["n"], case["in_phase"]) == (engine, n, in_phase):
+                return [result[key] for result in results]
+        return []
+
+    def ratios(self, one: tuple[str, int], other: tuple[str, int]) -> list[float | None]:
+        """Divide the CPU per beat of two cases, turn by turn."""
+        pairs = zip(self.values("cpu_us", *one), self.values("cpu_us", *other), strict=False)
+        return [a / b if a and b else None for a, b in pairs]
+
+    def print_tables(self) -> None:
+        """Print a table for each number of counters, and one for those in phase."""
+        for n in sorted({case["n"] for case, _ in self.cases}):
+            rows = [row(case["engine"], found) for case, found in self.cases if case["n"] == n and not case["in_phase"]]
+            common.print_table([f"{n:,} counters", *COLUMNS], rows)
+        rows = [row(case["engine"], results) for case, results in self.cases if case["in_phase"]]
+        common.print_table(["10,000 in phase", *COLUMNS], rows)
+
+    def print_targets(self, minutes: list[Result]) -> None:
+        """Print what issue 4 says must be reached, beside what was measured."""
+        ours = ("ours", 100_000)
+        sleep = ("asyncio.sleep(1)", 10_000)
+        targets = [
+            ("CPU at 10,000, against asyncio.sleep(1) at 10,000", 0.5, self.ratios(("ours", 10_000), sleep)),
+            ("CPU at 100,000, against asyncio.sleep(1) at 10,000", 0.2, self.ratios(ours, sleep)),
+            ("CPU at 100,000, against the floor at 100,000", 4, self.ratios(ours, ("the floor", 100_000))),
+            ("beats missing at 100,000 over a minute, %", 0.1, [result["missing"] for result in minutes]),
+            ("lateness at 100,000, p50, ms", 10, self.values("p50_ms", *ours)),
+            ("lateness at 100,000, p99, ms", 100, self.values("p99_ms", *ours)),
+            ("lateness at 10,000 in phase, p50, ms", 50, self.values("p50_ms", "ours", 10_000, in_phase=True)),
+            ("memory per counter at 100,000, kB", 2.5, self.values("memory_kb", *ours)),
+            ("start of 100,000 returns in, ms", 50, self.values("start_ms", *ours)),
+            ("start of 100,000: all count after, s", 3, self.values("counting_s", *ours)),
+            ("stop of 100,000 returns in, ms", 250, self.values("stop_ms", *ours)),
+            ("stop of 100,000: all ended after, s", 5, self.values("ended_s", *ours)),
+            ("stop of one among 100,000, p99, ms", 100, self.values("single_stop_p99_ms", *ours)),
+        ]
+        common.print_targets(targets)
+
+    def draw(self, figure: "Figure") -> None:
+        """Draw the CPU per beat over the number of counters; hollow where beats are missing."""
+        axes = figure.subplots()
+        for engine in ENGINES:
+            points = []
+            for case, results in self.cases:
+                if case["engine"] == engine and not case["in_phase"] and results:
+                    cpu_us, missing = (median([result[key] for result in results]) for key in ("cpu_us", "missing"))
+                    points.append((case["n"], cpu_us, "white" if (missing or 0.0) > 1 else None))
+            if not points:
+                continue
+            (line,) = axes.plot(*zip(*[point[:2] for point in points], strict=True), label=engine, linewidth=1.5)
+            if engine == "ours":
+                line.set_linewidth(3)
+            for n, cpu_us, fill in points:
+                axes.plot(n, cpu_us, "o", color=line.get_color(), markerfacecolor=fill or line.get_color())
+        axes.set(xscale="log", yscale="log", xlabel="counters at 1 Hz", ylabel="CPU µs per beat")
+        figure.legend(loc="outside right center", frameon=False)
+
+
+def main() -> None:
+    arguments = common.arguments(__doc__)
+    if arguments.case:
+        print(json.dumps(measure(arguments.case)))
+        return
+    cases = all_cases(quick=arguments.quick)
+    turns = 1 if arguments.quick else 3
+    measured = Measured(cases, common.run_in_turns("benchmarks.engines", cases, turns))
+    minute = make_case("ours", 100_000, window_s=60.0)
+    minutes = [] if arguments.quick else common.run_in_turns("benchmarks.engines", [minute], turns=1)[0]
+    print(common.machine("anyio", "uvloop", "asynclit"), "\n")
+    measured.print_tables()
+    measured.print_targets(minutes)
+    common.save_chart("engines", measured.draw)
+
+
+if __name__ == "__main__":
+    main()
