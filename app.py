@@ -105,17 +105,19 @@ def page() -> None:
 
 
 def form() -> None:
-    st.subheader("Start counters")
-    job = JOBS[st.selectbox("Job", JOBS, key="new_job")]
-    if about := inspect.getdoc(job):
-        st.caption(about)
+    about = "\n\n".join(f"**{name}** · {inspect.getdoc(job) or ''}" for name, job in JOBS.items())
     with st.form("new", border=False):
+        st.subheader("Start counters")
+        st.selectbox("Job", JOBS, key="new_job", help=about)
         st.text_input("Name", "counter", key="new_name")
         left, right = st.columns(2)
         left.number_input("How many", value=1, key="new_n")
         right.number_input("Seconds between", value=1.0, step=0.5, key="new_interval_s")
-        for option in options_of(job):
-            field(option)
+        for name, job in JOBS.items():  # a form cannot follow what is chosen in it, so it shows the options of all
+            if options := options_of(job):
+                with st.expander(f"Options of {name}", icon=":material/tune:"):
+                    for option in options:
+                        field(name, option)
         st.number_input(
             "Stop at", value=None, step=1, key="new_target", placeholder="never", help="Empty: it counts for ever."
         )
@@ -127,9 +129,9 @@ def form() -> None:
         st.error(error, icon=":material/error:")
 
 
-def field(option: Option) -> None:
-    """Ask for one option of the job, with the widget that fits its type."""
-    label, key = option.name.replace("_", " ").capitalize(), f"option_{option.name}"
+def field(job: str, option: Option) -> None:
+    """Ask for one option of a job, with the widget that fits its type."""
+    label, key = option.name.replace("_", " ").capitalize(), f"option_{job}_{option.name}"
     if option.choices:
         index = option.choices.index(option.default) if option.default in option.choices else 0
         st.selectbox(label, option.choices, index, key=key, format_func=lambda choice: getattr(choice, "value", choice))
@@ -154,7 +156,7 @@ def start() -> None:
             interval_s=new.new_interval_s,
             target=new.new_target,
             owner=owner() if new.new_private else None,
-            options={option.name: new[f"option_{option.name}"] for option in options_of(job)},
+            options={option.name: new[f"option_{new.new_job}_{option.name}"] for option in options_of(job)},
         )
     except (ValueError, RuntimeError) as error:
         first, _, rest = str(error).partition(" ")
