@@ -6,6 +6,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
 import tasks
 from loop_runner import LoopRunner
 from serving import wait_until
@@ -35,8 +38,18 @@ def test_the_job_of_ones_own_runs_to_its_end() -> None:
     [id] = board.start(job, name="mine", target=100)
     wait_until(lambda: board.detail(id).row.state == tasks.State.DONE)
     assert board.detail(id).row.value == 100
-    assert "piece 99 is here" in [text for _, text in board.detail(id).log]
+    assert "piece 99 is here from the net" in [text for _, text in board.detail(id).log]
+    assert board.detail(id).result == "'all is here'"
     runner.close()
+
+
+def test_an_async_client_is_awaited_over_reruns() -> None:
+    page = AppTest.from_string(snippet("await"), default_timeout=20)
+    for _ in range(3):
+        page.run()
+        assert not page.exception
+        assert page.markdown[0].value == "got apples"
+    st.cache_resource.clear()
 
 
 def test_every_test_that_the_readme_names_exists() -> None:
