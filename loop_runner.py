@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -199,13 +200,15 @@ class LoopRunner:
         self._loop.close()
 
     async def _main(self) -> None:
-        await self._closing.wait()
+        while not self._closing.is_set():
+            with suppress(asyncio.CancelledError):  # by a task that cancels all others: only `close` ends the loop
+                await self._closing.wait()
         for clean_up in self._at_close:
             try:
                 await asyncio.wait_for(clean_up(), max(0.0, self._deadline - time.monotonic()))
             except TimeoutError:
                 pass  # what did not end is named below
-            except Exception:
+            except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt):
                 _log.exception("clean-up of the loop %r failed", self.name)
         tasks = asyncio.all_tasks() - {self._root}
         for task in tasks:

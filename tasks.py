@@ -170,13 +170,13 @@ class Beat:
             raise RuntimeError("another task awaits this counter's beat already: await it in one task only")
         self._asyncio_future_blocking = True
         yield self
-        self._asyncio_future_blocking = None
         seen, self.seen = self.seen, self.bucket.number
         return self.seen - seen
 
     def add_done_callback(self, wake_up: Callable[["Beat"], object], *, context: contextvars.Context) -> None:
         """Keep the wake-up call of the task that waits."""
         self.wake_up, self.context = wake_up, context
+        self._asyncio_future_blocking = None  # a future for its task only: `wait_for` must not take it for one
 
     def cancel(self, msg: object = None) -> bool:
         """Have the task wake up soon, to be told that it is cancelled."""
@@ -231,7 +231,7 @@ class Metronome:
         if bucket is None:
             bucket = self._buckets[key] = Bucket(key, start)
             self._set_timer(bucket)
-        beat = Beat(bucket, max(bucket.number_now(), round((start - bucket.start) / interval_s)))
+        beat = Beat(bucket, round((start - bucket.start) / interval_s))
         bucket.members[beat] = None
         return beat
 
@@ -444,22 +444,6 @@ JOBS: dict[str, Job] = {
 # The board
 
 
-@dataclass(slots=True)
-class _Bulk:
-    """Counters that were started together: the board makes them bit by bit, in the order of their ids."""
-
-    ids: range
-    job: Job
-    job_name: str
-    name: str
-    interval_s: float
-    target: int | None
-    owner: str | None
-    options: Mapping[str, object]
-    started_at: float
-    made: int = 0
-
-
 @dataclass(slots=True, eq=False)
 class _Record:
     """What the board notes of a counter. Only the board writes it: its state under the lock, the rest on the loop."""
@@ -479,11 +463,29 @@ class _Record:
     task: asyncio.Task[object] | None = None  # None before it began and after it ended
     children: weakref.WeakSet[asyncio.Task[Any]] | None = None
     stop_asked_at: float | None = None
+    told: bool = False  # its task was cancelled
     ended_at: float | None = None
     printed: str = ""  # the line that `print` has begun
     result: str | None = None
     error: str | None = None
     traceback: str | None = None
+
+
+@dataclass(slots=True)
+class _Bulk:
+    """Counters that were started together: the board makes them bit by bit, in the order of their ids."""
+
+    ids: range
+    job: Job
+    job_name: str
+    name: str
+    interval_s: float
+    target: int | None
+    owner: str | None
+    options: Mapping[str, object]
+    started_at: float
+    made: int = 0
+    records: list[_Record] = field(default_factory=list)
 
 
 class _Turns:
@@ -507,7 +509,6 @@ class _Audience:
 _current: contextvars.ContextVar[_Record] = vars(threading.main_thread()).setdefault(
     "current_counter", contextvars.ContextVar("current_counter")
 )
-_NOBODY = contextvars.Context()  # in which no counter is current
 
 
 class Board:
@@ -544,6 +545,7 @@ class Board:
         self._changes = 0  # of any state, or of who is on the board
         self._matches: dict[tuple[str, frozenset[str], str | None], tuple[int, list[_Record]]] = {}
         self._metronome = Metronome()
+        self._nobody = contextvars.Context()  # in which no counter is current
         self._samples = 0
         self._ticks, self._ticks_per_s = 0, 0.0
         self._sampled = (time.monotonic(), 0)  # when the last sample was taken, and the ticks then
@@ -551,7 +553,7 @@ class Board:
         self._series: tuple[deque[float], ...] = tuple(deque(maxlen=60) for _ in range(3))  # running, ticks/s, ended
         runner.at_close(self._stop_everything)
         _listen()
-        contextvars.Context().run(runner.submit, self._tend())
+        self._submit(self._tend())
 
     # Commands
 
@@ -582,7 +584,7 @@ class Board:
             self._check_room(n)
             ids = range(self._last_id + 1, self._last_id + 1 + n)
             bulk = _Bulk(ids, job, job_name, name, float(interval_s), target, owner, options, time.time())
-            self.runner.submit(self._launch(bulk))
+            self._submit(self._launch(bulk))
             self._last_id = ids[-1]
             self._bulks.append(bulk)
             audience = self._audiences.setdefault(owner, _Audience())
@@ -618,7 +620,7 @@ class Board:
         if asked:
             self._stops.append((time.monotonic() + self.stop_timeout_s, asked))
             with suppress(RuntimeError):  # closed: everything is being stopped already
-                self.runner.submit(self._cancel(asked))
+                self._submit(self._cancel(asked))
         return len(asked)
 
     def restart(self, ids: Iterable[int]) -> int:
@@ -634,10 +636,13 @@ class Board:
             ended = [self._records[id] for id in known if id in self._ended]
             self._check_room(len(ended))
             fresh = [self._restarted(old) for old in ended]
-            self.runner.submit(self._begin_all(fresh))
+            self._submit(self._begin_all(fresh))
             for old, record in zip(ended, fresh, strict=True):
                 id = record.counter.id
-                self._move(old, record.state)
+                for states in (self._states, self._audiences[record.owner].states):
+                    states[old.state] -= 1  # `old` stays as it ended: a page may be reading it
+                    states[record.state] += 1
+                self._changes += 1
                 del self._ended[id]
                 self._records[id] = self._audiences[record.owner].records[id] = record
         return len(fresh)
@@ -735,12 +740,15 @@ class Board:
 
     # On the loop
 
+    def _submit(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Have the loop run it in a context of its own: it belongs to no page, and to no counter whose job asks."""
+        contextvars.Context().run(self.runner.submit, coro)
+
     async def _launch(self, bulk: _Bulk) -> None:
         for first in range(0, len(bulk.ids), PIECE):
             with self._lock:
                 self._make(bulk, first + PIECE)
-                piece = [self._records[id] for id in bulk.ids[first : first + PIECE]]
-            self._begin(piece, first, len(bulk.ids))
+            self._begin(bulk.records[first : first + PIECE], first, len(bulk.ids))
             await asyncio.sleep(0)
 
     async def _begin_all(self, records: list[_Record]) -> None:
@@ -764,10 +772,10 @@ class Board:
         context = contextvars.Context()  # not the caller's: that would keep a visitor's page alive
         context.run(_current.set, record)
         task = asyncio.Task(_coroutine(record), name=f"counter {counter.id} ({counter.name})", context=context)
-        task.add_done_callback(partial(self._end, record), context=_NOBODY)
+        task.add_done_callback(partial(self._end, record), context=self._nobody)
         record.task = task
         if record.state == State.STOPPING:  # asked before it began
-            task.cancel()
+            record.told = task.cancel()
 
     def _next_turn(self, record: _Record) -> None:
         """Let those begin that waited for their turn, as many as the job allows."""
@@ -786,7 +794,7 @@ class Board:
         for piece in _pieces(records):
             for record in piece:
                 if record.task is not None:
-                    record.task.cancel()
+                    record.told = record.task.cancel()
             await asyncio.sleep(0)
 
     def _end(self, record: _Record, task: "asyncio.Task[object]") -> None:
@@ -794,7 +802,7 @@ class Board:
         counter = record.counter
         error = None if task.cancelled() else task.exception()
         for child in record.children or ():
-            if not child.done():
+            if not child.done() and not child.get_name().startswith("AnyIO "):  # its pool's caretaker outlives this job
                 child.cancel()
                 counter.log(f"left a task behind, which is cancelled: {child.get_name()}")
         if counter._beat is not None:
@@ -808,11 +816,14 @@ class Board:
         elif not task.cancelled() and task.result() is not None:
             record.result = reprlib.repr(task.result())
         self._tally(record)
+        finished = False
+        with suppress(Exception):  # the job may have written anything there
+            finished = counter.finished
         with self._lock:
             asked = record.state != State.RUNNING
             if error is not None:
                 self._finish(record, State.FAILED)
-            elif task.cancelled() or (asked and not counter.finished):
+            elif task.cancelled() or (asked and not finished):
                 self._finish(record, State.STOPPED)
             else:
                 self._finish(record, State.DONE)
@@ -873,7 +884,8 @@ class Board:
 
     async def _stop_everything(self) -> None:
         self.stop(range(1, self._last_id + 1))
-        await self._cancel(list(self._records.values()))
+        records = list(self._records.values())
+        await self._cancel([record for record in records if not record.told or record.state == State.STUCK])
         while active := [record for record in self._records.values() if record.state in ACTIVE]:
             tasks = [record.task for record in active if record.task is not None]
             await (asyncio.wait(tasks) if tasks else asyncio.sleep(GRID_S))
@@ -910,6 +922,7 @@ class Board:
                 _first_state(bulk.job),
             )
             self._records[counter.id] = records[counter.id] = record
+            bulk.records.append(record)
         bulk.made = upto
         self._changes += 1
         if upto == len(bulk.ids):
@@ -1151,7 +1164,7 @@ def _new_task(
     """Make a task, and have the counter whose job asked for it remember it."""
     task = asyncio.Task(coro, loop=loop, **options)
     record = _current.get(None)
-    if record is not None and not task.get_name().startswith("AnyIO "):  # its pool's caretaker outlives this job
+    if record is not None:
         if record.children is None:
             record.children = weakref.WeakSet()
         record.children.add(task)
@@ -1164,7 +1177,7 @@ def _stack(task: "asyncio.Task[Any]") -> list[FrameType]:
     waiting: Any = task.get_coro()
     while waiting is not None:
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
-        if frame is None:
+        if frame is None or frame.f_code is Beat.__await__.__code__:
             break
         frames.append(frame)
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
@@ -1178,8 +1191,11 @@ def _is_count(value: object) -> bool:
 def _one_line(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    lines = traceback.format_exception_only(error)
-    return next((line for line in lines if not line.startswith(" ")), lines[0]).split("\n")[0][:LOG_WIDTH]
+    try:
+        text = str(error)
+    except Exception:
+        text = "<its str() failed>"
+    return f"{type(error).__name__}: {text}".split("\n")[0][:LOG_WIDTH].removesuffix(": ")
 
 
 def _quantile(latenesses: list[tuple[float, int]], q: float) -> float:
