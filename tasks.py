@@ -62,6 +62,7 @@ MAX_NAME = 80
 HISTORY = 30  # values kept of each counter, one a second
 LOG_LINES, LOG_WIDTH = 100, 500  # kept of each counter's log; a traceback is cut at LOG_LINES * LOG_WIDTH / 2
 GRID_S = 0.005  # counters start on this grid, so that many share a timer
+BIGGEST = 2**53  # a value that is not smaller cannot be drawn
 PIECE = 1_000  # counters handled before the loop gets to breathe
 
 _LOADED_AT = time.time()  # Streamlit loads this file, and those of all jobs, again after an edit of any of them
@@ -156,7 +157,6 @@ class Beat:
     __slots__ = ("_asyncio_future_blocking", "bucket", "context", "seen", "wake_up")
 
     context: contextvars.Context  # the task's own
-    get_loop = staticmethod(asyncio.get_running_loop)
     result = bool  # a task asks for the result of what it awaited, and drops it
 
     def __init__(self, bucket: "Bucket", seen: int) -> None:
@@ -178,6 +178,10 @@ class Beat:
         self.wake_up, self.context = wake_up, context
         self._asyncio_future_blocking = None  # a future for its task only: `wait_for` must not take it for one
 
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Tell the task which loop this belongs to: at each beat, so without `get_running_loop`, a system call."""
+        return self.bucket.loop
+
     def cancel(self, msg: object = None) -> bool:
         """Have the task wake up soon, to be told that it is cancelled."""
         wake_up, self.wake_up = self.wake_up, None
@@ -189,11 +193,12 @@ class Beat:
 class Bucket:
     """The counters whose beats fall on the same moments: `start + number * interval_s` on the loop's clock."""
 
-    __slots__ = ("chunks", "due", "interval_s", "key", "lateness_s", "members", "number", "start", "timer")
+    __slots__ = ("chunks", "due", "interval_s", "key", "lateness_s", "loop", "members", "number", "start", "timer")
 
     timer: asyncio.TimerHandle
 
     def __init__(self, key: tuple[float, float], start: float) -> None:
+        self.loop = asyncio.get_running_loop()
         self.key = key
         self.interval_s = key[0]
         self.start = start
@@ -206,7 +211,7 @@ class Bucket:
     def number_now(self) -> int:
         """Compute the number of the last beat that came due by now."""
         # The microsecond is for a timer that fires a rounding error early.
-        return math.floor((asyncio.get_running_loop().time() - self.start + 1e-6) / self.interval_s)
+        return math.floor((self.loop.time() - self.start + 1e-6) / self.interval_s)
 
 
 class Metronome:
@@ -239,13 +244,15 @@ class Metronome:
         """Forget a counter that has ended."""
         bucket = beat.bucket
         bucket.members.pop(beat, None)
+        with suppress(AttributeError):  # it was never awaited
+            del beat.context  # it leads back to the counter: without this circle no garbage collection is needed
         if not bucket.members and bucket.key in self._buckets:
             del self._buckets[bucket.key]
             bucket.timer.cancel()
 
     def _set_timer(self, bucket: Bucket) -> None:
         due = bucket.start + (bucket.number + 1) * bucket.interval_s
-        bucket.timer = asyncio.get_running_loop().call_at(due, self._fire, bucket)
+        bucket.timer = bucket.loop.call_at(due, self._fire, bucket)
 
     def _fire(self, bucket: Bucket) -> None:
         due = bucket.start + (bucket.number + 1) * bucket.interval_s
@@ -258,16 +265,15 @@ class Metronome:
         bucket.due, bucket.chunks = due, len(chunks)
         idle = not self._due
         self._due.extend(chunks)
-        loop = asyncio.get_running_loop()
-        if idle and loop.time() - due < GRID_S:
+        if idle and bucket.loop.time() - due < GRID_S:
             self._work()
         elif idle:
-            loop.call_soon(self._work)  # after a stall many buckets fire at once: breathe between them
+            bucket.loop.call_soon(self._work)  # after a stall many buckets fire at once: breathe between them
 
     def _work(self) -> None:
         bucket, members = self._due.popleft()
         bucket.chunks -= 1
-        bucket.lateness_s = max(0.0, asyncio.get_running_loop().time() - bucket.due)
+        bucket.lateness_s = max(0.0, bucket.loop.time() - bucket.due)
         self.latenesses.append((bucket.lateness_s, len(members)))
         number = bucket.number
         waiting = iter(members)
@@ -283,7 +289,7 @@ class Metronome:
                 bucket.chunks += 1
                 self._due.appendleft((bucket, rest))
             if self._due:
-                asyncio.get_running_loop().call_soon(self._work)
+                bucket.loop.call_soon(self._work)
 
 
 # Counters and their jobs
@@ -815,7 +821,7 @@ class Board:
             _log.error("%s failed", task.get_name(), exc_info=error)
         elif not task.cancelled() and task.result() is not None:
             record.result = reprlib.repr(task.result())
-        self._tally(record)
+        self._tally([record])
         finished = False
         with suppress(Exception):  # the job may have written anything there
             finished = counter.finished
@@ -847,8 +853,8 @@ class Board:
     async def _sample(self) -> None:
         slot = (self._samples + 1) % HISTORY
         for piece in _pieces([record for record in list(self._records.values()) if record.task is not None]):
+            self._tally(piece)
             for record in piece:
-                self._tally(record)
                 record.history[slot] = record.counted
             await asyncio.sleep(0)
         self._samples += 1
@@ -861,11 +867,14 @@ class Board:
             for series, value in zip(self._series, (self._active(), self._ticks_per_s, len(self._ended)), strict=True):
                 series.append(value)
 
-    def _tally(self, record: _Record) -> None:
-        value = record.counter.value
-        if _is_count(value):
-            self._ticks += value - record.counted
-            record.counted = value
+    def _tally(self, records: Iterable[_Record]) -> None:
+        ticks = 0
+        for record in records:
+            value = record.counter.value
+            if type(value) is int and -BIGGEST < value < BIGGEST:  # a job may write anything there
+                ticks += value - record.counted
+                record.counted = value
+        self._ticks += ticks
 
     def _expire(self) -> None:
         """Call those stuck that should have ended by now. Readers do it too, in case the loop is blocked."""
@@ -1006,7 +1015,7 @@ class Board:
         state = record.state  # first: when it says that the counter has ended, the rest is final
         counter, task = record.counter, record.task
         last = self._samples if record.last_sample is None else record.last_sample
-        value = counter.value if _is_count(counter.value) else record.counted
+        value = counter.value if type(counter.value) is int and abs(counter.value) < BIGGEST else record.counted
         samples = range(max(record.first_sample, last - HISTORY + 1) + 1, last + 1)
         return Row(
             id=counter.id,
@@ -1182,10 +1191,6 @@ def _stack(task: "asyncio.Task[Any]") -> list[FrameType]:
         frames.append(frame)
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
     return frames[::-1]
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and -(2**53) < value < 2**53  # a job may write anything there
 
 
 def _one_line(error: BaseException) -> str:

@@ -16,6 +16,12 @@ from tasks import Board
 LEFT_AFTER_S = 3.0  # what ends by itself needs a moment: a thread that was told to, a process that was killed
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_loop_of_the_main_thread() -> None:
+    """Else looptime makes one for the first test that is no coroutine, and nobody ever closes it."""
+    asyncio.set_event_loop(None)
+
+
 @pytest.fixture
 def runner() -> Iterator[LoopRunner]:
     """A runner on which everything must end: what does not is a failure."""

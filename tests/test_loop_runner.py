@@ -202,8 +202,7 @@ def test_run_cancels_the_coroutine_when_ctrl_c_ends_the_wait(runner: LoopRunner)
     assert main
 
     async def press_ctrl_c() -> None:
-        while sys._current_frames()[main].f_code.co_name != "wait":
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until, lambda: sys._current_frames()[main].f_code.co_name == "wait")
         signal.pthread_kill(main, signal.SIGINT)
         await cleaning.run()
 
