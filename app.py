@@ -30,6 +30,7 @@ from tasks import (
     State,
     Totals,
     adopt,
+    function_of,
     lifespan,
     options_of,
     release,
@@ -105,7 +106,7 @@ def page() -> None:
 
 
 def form() -> None:
-    about = "\n\n".join(f"**{name}** · {inspect.getdoc(job) or ''}" for name, job in JOBS.items())
+    about = "\n\n".join(f"**{name}** · {inspect.getdoc(function_of(job)) or ''}" for name, job in JOBS.items())
     with st.form("new", border=False):
         st.subheader("Start counters")
         st.selectbox("Job", JOBS, key="new_job", help=about)
@@ -134,7 +135,8 @@ def field(job: str, option: Option) -> None:
     label, key = option.name.replace("_", " ").capitalize(), f"option_{job}_{option.name}"
     if option.choices:
         index = option.choices.index(option.default) if option.default in option.choices else 0
-        st.selectbox(label, option.choices, index, key=key, format_func=lambda choice: getattr(choice, "value", choice))
+        words = {choice: str(getattr(choice, "value", choice)) for choice in option.choices}
+        st.selectbox(label, option.choices, index, key=key, format_func=lambda choice: words.get(choice, str(choice)))
     elif option.kind is bool:
         st.checkbox(label, bool(option.default), key=key)
     elif option.kind is str:

@@ -381,7 +381,9 @@ async def uncut(call: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # asked again: the call still goes on
+                await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # seen: nobody is left to hear of it
         raise
@@ -396,7 +398,11 @@ def in_thread(function: Callable[..., object]) -> Job:
     @functools.wraps(function)
     async def job(counter: Counter, **options: object) -> object:
         thread = anyio.CapacityLimiter(1)  # of its own: some that never end must not use up anyio's forty
-        return await uncut(to_thread.run_sync(functools.partial(function, counter, **options), limiter=thread))
+        call = asyncio.ensure_future(to_thread.run_sync(partial(function, counter, **options), limiter=thread))
+        while not call.done():
+            with suppress(asyncio.CancelledError):  # however often: the job ends when its function does
+                await asyncio.wait([call])
+        return call.result()
 
     return job
 
@@ -432,12 +438,19 @@ def options_of(job: Job) -> tuple[Option, ...]:
         TypeError: an annotation that is not int, float, str, bool, a Literal or an Enum.
     """
     parameters = list(inspect.signature(job).parameters.values())[1:]
-    hints = get_type_hints(inspect.unwrap(getattr(job, "func", job)))
+    hints = get_type_hints(function_of(job))
     return tuple(
-        _option(parameter, hints.get(parameter.name, str))
+        _option(parameter, hints.get(parameter.name, type(parameter.default)))
         for parameter in parameters
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     )
+
+
+def function_of(job: Job) -> Callable[..., object]:
+    """Give the function inside a job, under all that `partial`, `at_most` and `in_thread` put around it."""
+    while (inner := getattr(inspect.unwrap(job), "func", inspect.unwrap(job))) is not job:
+        job = inner
+    return job if inspect.isroutine(job) else type(job).__call__
 
 
 JOBS: dict[str, Job] = {
@@ -585,7 +598,7 @@ class Board:
         """
         _check(job, name, n, interval_s, target, owner)
         options = _checked(job, options or {})
-        job_name = next((label for label, known in JOBS.items() if known is job), getattr(job, "__name__", "job"))
+        job_name = _name_of(job)
         with self._lock:
             self._check_room(n)
             ids = range(self._last_id + 1, self._last_id + 1 + n)
@@ -820,7 +833,7 @@ class Board:
             record.traceback = "".join(traceback.format_exception(error))[-LOG_LINES * LOG_WIDTH :]
             _log.error("%s failed", task.get_name(), exc_info=error)
         elif not task.cancelled() and task.result() is not None:
-            record.result = reprlib.repr(task.result())
+            record.result = _shown(task.result())
         self._tally([record])
         finished = False
         with suppress(Exception):  # the job may have written anything there
@@ -1135,8 +1148,10 @@ def _first_state(job: Job) -> State:
 
 def _option(parameter: inspect.Parameter, hint: Any) -> Option:
     required = parameter.default is parameter.empty
-    choices = tuple(hint) if isinstance(hint, type) and issubclass(hint, Enum) else get_args(hint)
-    if not (choices if get_origin(hint) is Literal or choices else hint in (int, float, str, bool)):
+    choices = tuple(hint) if isinstance(hint, type) and issubclass(hint, Enum) else ()
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+    if not choices and hint not in (int, float, str, bool):
         raise TypeError(f"{parameter.name} must be annotated int, float, str, bool, a Literal or an Enum, got {hint!r}")
     default = None if required else parameter.default
     return Option(parameter.name, object if choices else hint, default, required, choices)
@@ -1144,25 +1159,38 @@ def _option(parameter: inspect.Parameter, hint: Any) -> Option:
 
 def _checked(job: Job, options: Mapping[str, object]) -> Mapping[str, object]:
     """Return the options as the job wants them, or raise ValueError."""
-    if not options and not inspect.isfunction(job):
-        return {}
-    known = {option.name: option for option in options_of(job)} if options else {}
-    for name, value in options.items():
-        option = known.get(name)
-        if option is None:
-            raise ValueError(f"{name} is no option of this job: it takes {', '.join(known) or 'none'}")
-        good = value in option.choices if option.choices else isinstance(value, option.kind)
-        if option.kind is float:
-            good = isinstance(value, (int, float)) and math.isfinite(value)
-        if not good or (option.kind is not bool and isinstance(value, bool) and not option.choices):
+    try:
+        known = {option.name: option for option in options_of(job)}
+    except (TypeError, ValueError, NameError):  # what cannot be told of it, it is not asked for
+        known = {}
+    for name in options.keys() - known.keys():
+        raise ValueError(f"{name} is no option of this job: it takes {', '.join(known) or 'none'}")
+    for name, option in known.items():
+        if name not in options and option.required:
+            raise ValueError(f"{name} is missing: this job needs to be told")
+        if name in options and not _fits(options[name], option):
             wanted = ", ".join(map(str, option.choices)) or option.kind.__name__
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")
+            raise ValueError(f"{name} must be {wanted}, got {options[name]!r}")
     return dict(options)
+
+
+def _fits(value: object, option: Option) -> bool:
+    if option.choices:
+        return value in option.choices
+    if option.kind is float:
+        return type(value) in (int, float) and abs(cast(float, value)) <= sys.float_info.max  # NaN is not
+    return type(value) is option.kind
+
+
+def _name_of(job: Job) -> str:
+    function = function_of(job)
+    name = type(job).__name__ if function.__name__ == "__call__" else function.__name__
+    return next((label for label, known in JOBS.items() if known is job), name)
 
 
 def _edited_at(job: Job) -> float:
     try:
-        return os.stat(inspect.unwrap(getattr(job, "func", job)).__code__.co_filename).st_mtime
+        return os.stat(function_of(job).__code__.co_filename).st_mtime
     except (AttributeError, OSError):
         return 0.0
 
@@ -1191,6 +1219,13 @@ def _stack(task: "asyncio.Task[Any]") -> list[FrameType]:
         frames.append(frame)
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
     return frames[::-1]
+
+
+def _shown(result: object) -> str:
+    try:
+        return reprlib.repr(result)
+    except Exception:  # of a number with too many digits, for one
+        return f"<{type(result).__name__}>"
 
 
 def _one_line(error: BaseException) -> str:

@@ -94,16 +94,18 @@ async def visit(server: Server, chance: random.Random, failures: list[str]) -> N
     """Come, start or stop something, watch for a while, and go: again and again."""
     while True:
         session = Session(server.url)
-        with suppress(websockets.WebSocketException, OSError):
-            await session.open()
-            await session.refresh_for(chance.uniform(0, 3))
-            if "start" in session.widgets:  # else this page shows an error, which is noted below
-                await session.run(click="start", tick="new_private" if chance.random() < 0.5 else "")
-            await session.refresh_for(chance.uniform(0, 3))
-            if "stop_all" in session.widgets and chance.random() < 0.3:
-                await session.run(session.fragments[-1], click=chance.choice(("stop_all", "remove_ended")))
-            await session.refresh_for(chance.uniform(0, 2))
-        await session.close()
+        try:
+            with suppress(websockets.WebSocketException, OSError):
+                await session.open()
+                await session.refresh_for(chance.uniform(0, 3))
+                if "start" in session.widgets:  # else this page shows an error, which is noted below
+                    await session.run(click="start", tick="new_private" if chance.random() < 0.5 else "")
+                await session.refresh_for(chance.uniform(0, 3))
+                if "stop_all" in session.widgets and chance.random() < 0.3:
+                    await session.run(session.fragments[-1], click=chance.choice(("stop_all", "remove_ended")))
+                await session.refresh_for(chance.uniform(0, 2))
+        finally:
+            await session.close()
         failures += session.errors
 
 

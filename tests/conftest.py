@@ -5,6 +5,7 @@ import gc
 import inspect
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import psutil
@@ -14,6 +15,7 @@ from loop_runner import LoopRunner
 from tasks import Board
 
 LEFT_AFTER_S = 3.0  # what ends by itself needs a moment: a thread that was told to, a process that was killed
+BLAMED: "weakref.WeakSet[object]" = weakref.WeakSet()  # found before: the next test is not to blame
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,11 +41,14 @@ def board(runner: LoopRunner) -> Board:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Fail the test that leaves a thread, a child process (zombies are some) or a task on any loop."""
-    before = set(living())
+    before = {*threading.enumerate(), *child_processes()}
     yield
     deadline = time.monotonic() + LEFT_AFTER_S
-    while left := [repr(found) for found in living() if found not in before]:
-        assert time.monotonic() < deadline, f"the test left this behind: {left}"
+    while left := [found for found in what_lives() if found not in before]:
+        if time.monotonic() > deadline:
+            BLAMED.update(left)
+            pytest.fail(f"the test left this behind: {left}")
+        left.clear()  # else this holds it fast itself
         time.sleep(0.02)
         gc.collect()
 
@@ -64,15 +69,20 @@ async def loop_gets_empty() -> AsyncIterator[None]:
         await asyncio.sleep(0.02)
 
 
-def living() -> list[object]:
-    """List all threads, all child processes, and the unfinished tasks of all loops."""
-    tasks = [found for found in gc.get_objects() if issubclass(type(found), asyncio.Task) and not found.done()]
-    return [*threading.enumerate(), *psutil.Process().children(recursive=True), *tasks]
+def child_processes() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def what_lives() -> list[object]:
+    """List the threads, the child processes, and the unfinished tasks of loops that no thread runs any more."""
+    tasks = [found for found in gc.get_objects() if issubclass(type(found), asyncio.Task)]
+    left = [task for task in tasks if not task.done() and not task.get_loop().is_running()]
+    return [*threading.enumerate(), *child_processes(), *(task for task in left if task not in BLAMED)]
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Wait for the condition to become true, or fail."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
         time.sleep(0.005)

@@ -271,6 +271,15 @@ def test_the_loop_outlives_a_callback_that_exits(runner: LoopRunner) -> None:
     assert runner.run(answer(), timeout_s=20) == 42
 
 
+def test_the_loop_outlives_one_that_cancels_all_tasks(runner: LoopRunner) -> None:
+    async def cancel_all() -> None:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    runner.submit(cancel_all()).result(20)
+    assert runner.run(answer(), timeout_s=20) == 42
+
+
 # Close
 
 
@@ -485,6 +494,21 @@ def test_a_hook_that_fails_keeps_nobody_from_cleaning_up(caplog: pytest.LogCaptu
     assert cleaning.cleaned.is_set()
     assert "clean-up of the loop 'event-loop' failed" in caplog.text
     assert "LookupError: in the hook" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
+def test_a_hook_that_exits_keeps_nobody_from_cleaning_up(error: BaseException) -> None:
+    runner = LoopRunner()
+    cleaning = Cleaning()
+
+    async def fail() -> None:
+        raise error
+
+    runner.at_close(fail)
+    runner.submit(cleaning.run())
+    assert cleaning.began.wait(20)
+    assert runner.close(timeout_s=20) == ()
+    assert cleaning.cleaned.is_set()
 
 
 def test_a_hook_that_takes_too_long_is_cut_and_the_rest_cancelled() -> None:

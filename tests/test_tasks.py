@@ -25,7 +25,7 @@ import anyio
 import looptime
 import psutil
 import pytest
-from anyio import to_thread
+from anyio import to_process, to_thread
 
 import tasks
 from conftest import wait_until
@@ -42,6 +42,7 @@ from tasks import (
     Row,
     State,
     adopt,
+    at_most,
     count,
     count_in_process,
     count_in_thread,
@@ -444,6 +445,15 @@ async def test_waiting_for_a_beat_with_a_deadline_gives_the_beat_or_a_timeout() 
 
 
 @virtual
+async def test_a_beat_can_be_waited_for_with_a_deadline_again_and_again() -> None:
+    counter = Counter()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(counter.beat(), 0.3)
+    assert (await asyncio.wait_for(counter.beat(), 0.3), now()) == (1, 1)
+
+
+@virtual
 async def test_two_tasks_that_await_the_beat_of_one_counter_are_told_so() -> None:
     counter = Counter()
     async with running(count(counter)):
@@ -452,6 +462,15 @@ async def test_two_tasks_that_await_the_beat_of_one_counter_are_told_so() -> Non
             await counter.beat()
         await asyncio.sleep(1)
         assert counter.value == 2, "the one that was first goes on"
+
+
+@virtual
+async def test_a_second_wait_with_a_deadline_for_the_same_beat_says_what_is_wrong() -> None:
+    counter = Counter()
+    async with running(count(counter)):
+        await asyncio.sleep(0.5)
+        with pytest.raises(RuntimeError, match="await it in one task only"):
+            await asyncio.wait_for(counter.beat(), 5)
 
 
 # One that fails
@@ -737,6 +756,25 @@ def test_a_counter_that_does_not_stop_is_stuck_and_the_line_is_named(
     assert cleans_up.cleaned == 1
 
 
+def test_a_counter_stuck_at_its_beat_shows_the_line_of_its_job(runner: LoopRunner) -> None:
+    board = Board(runner, stop_timeout_s=0.1)
+    over = threading.Event()
+
+    async def deaf(counter: Counter) -> None:
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await counter.beat()
+
+    [id] = board.start(deaf, name="x", interval_s=1)
+    wait_until(lambda: board._records[id].counter._beat)
+    board.stop([id])
+    wait_for(board, State.STUCK, [id])
+    where = row(board, id).where
+    over.set()
+    wait_for(board, State.STOPPED, [id])
+    assert where == f"test_tasks.py:{deaf.__code__.co_firstlineno + 3} in deaf"
+
+
 def test_a_stuck_counter_that_is_stopped_again_is_asked_again(runner: LoopRunner) -> None:
     board = Board(runner, stop_timeout_s=0.1)
 
@@ -873,6 +911,19 @@ def test_a_counter_whose_clean_up_raises_after_a_stop_has_failed(board: Board) -
     assert "CancelledError" in (board.detail(id).traceback or "")
 
 
+def test_a_counter_whose_error_cannot_be_shown_has_failed(board: Board) -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    async def job(counter: Counter) -> None:
+        raise Unspeakable
+
+    [id] = board.start(job, name="x")
+    wait_until(lambda: state_of(board, id) == State.FAILED, 5)
+    assert "Unspeakable" in (row(board, id).error or "")
+
+
 def test_a_huge_traceback_is_cut(board: Board) -> None:
     async def job(counter: Counter) -> None:
         raise ValueError("x" * 1_000_000)
@@ -980,6 +1031,38 @@ def test_a_killed_worker_process_fails_its_counter_and_harms_no_other(board: Boa
     wait_until(lambda: state_of(board, next_one) == State.DONE, 60)
 
 
+def test_a_worker_process_serves_on_when_its_first_user_has_ended(board: Board) -> None:
+    [first] = board.start(count_in_process, name="first", interval_s=0.05)
+    wait_until(lambda: row(board, first).value > 0, 60)
+    [second] = board.start(count_in_process, name="second", interval_s=0.05)
+    wait_until(lambda: row(board, second).value > 0, 60)
+    board.stop([first])
+    wait_for(board, State.STOPPED, [first])
+    assert texts(board, first)[-1].startswith("stopped at")
+    assert not any("left a task behind" in text for text in texts(board, first))
+    assert goes_on(board, second)
+
+
+def test_a_stop_does_not_kill_the_worker_process(board: Board) -> None:
+    began = threading.Event()
+
+    async def job(counter: Counter) -> None:
+        began.set()
+        await uncut(to_process.run_sync(time.sleep, 0.2))
+
+    [id] = board.start(count_in_process, name="first", interval_s=0.05, target=1)
+    wait_until(lambda: state_of(board, id) == State.DONE, 60)
+    before = workers()
+    [id] = board.start(job, name="x")
+    assert began.wait(20)
+    board.stop([id])
+    wait_for(board, State.STOPPED, [id])
+    assert workers() == before
+    [id] = board.start(count_in_process, name="next", interval_s=0.05, target=1)
+    wait_until(lambda: state_of(board, id) == State.DONE, 60)
+    assert workers() == before
+
+
 # Many at once
 
 
@@ -1002,6 +1085,17 @@ def test_the_first_beats_of_many_are_spread_over_one_interval(board: Board) -> N
     starts = [counter._start for counter in sorted(seen, key=lambda counter: counter.id) if counter._start is not None]
     gaps = [after - before for before, after in itertools.pairwise(starts)]
     assert gaps == pytest.approx([0.1] * 9, abs=0.006)
+
+
+def test_a_stall_at_the_start_costs_no_beat(board: Board) -> None:
+    async def job(counter: Counter) -> None:
+        if counter.name == "x 1":
+            threading.Event().wait(0.5)
+        counter.add(await counter.beat())
+
+    ids = board.start(job, name="x", n=2, interval_s=0.05)
+    wait_for(board, State.DONE, ids)
+    assert min(row(board, id).value for id in ids) >= 10
 
 
 def test_counters_of_a_bulk_share_their_timers(board: Board) -> None:
@@ -1138,7 +1232,7 @@ def test_a_job_can_be_anything_that_is_called_with_a_counter(board: Board) -> No
     ids = [board.start(job, name="x")[0] for job in jobs]
     wait_for(board, State.DONE, ids)
     assert [row(board, id).value for id in ids] == [3, 4, 5]
-    assert [row(board, id).job for id in ids] == ["job", "job", "gives_an_awaitable"]
+    assert [row(board, id).job for id in ids] == ["add", "Adds", "gives_an_awaitable"]
 
 
 def test_the_oldest_ended_counters_are_forgotten(runner: LoopRunner) -> None:
@@ -1150,6 +1244,43 @@ def test_the_oldest_ended_counters_are_forgotten(runner: LoopRunner) -> None:
     assert states(board) == {State.RUNNING: 1, State.DONE: 3}
     with pytest.raises(KeyError, match="was removed"):
         board.detail(running + 1)
+
+
+def test_a_job_can_start_another_counter_and_end(board: Board) -> None:
+    async def job(counter: Counter) -> None:
+        board.start(count, name="next", interval_s=0.05, target=1)
+
+    [id] = board.start(job, name="first")
+    wait_for(board, State.DONE, [id])
+    wait_until(lambda: states(board) == {State.DONE: 2}, 5)
+    assert texts(board, id) == ["started", "done at 0"]
+
+
+def test_a_job_can_stop_another_counter_and_end(board: Board) -> None:
+    [other] = board.start(count, name="other")
+
+    async def job(counter: Counter) -> None:
+        board.stop([other])
+
+    board.start(job, name="first")
+    wait_until(lambda: state_of(board, other) == State.STOPPED, 5)
+
+
+def test_a_queued_counter_that_is_restarted_before_it_began_runs_once(board: Board) -> None:
+    runs: list[int] = []
+
+    async def job(counter: Counter) -> None:
+        runs.append(counter.id)
+        await counter.beat()
+
+    with blocked_loop(board):
+        ids = board.start(at_most(5, job), name="x", n=2, interval_s=0.05)
+        board.stop(ids)
+        board.restart(ids)
+    wait_for(board, State.DONE, ids)
+    board.start(at_most(1, job), name="y", interval_s=0.05)
+    wait_until(lambda: states(board) == {State.DONE: 4})
+    assert runs == [2, 3, 4]
 
 
 # What a page reads
@@ -1214,6 +1345,25 @@ def test_private_counters_are_shown_to_their_owner_alone_and_first(board: Board)
     assert states(board) == {State.RUNNING: 4}
     assert list(board.ids(owner="me")) == [2, 3, 1]
     assert list(board.ids()) == [1]
+
+
+def test_a_row_that_is_read_while_its_counter_is_restarted_tells_no_lie(runner: LoopRunner) -> None:
+    class SlowReader(Board):
+        def _row(self, record: Any) -> Row:
+            if restart:
+                self.restart([restart.pop()])
+            return super()._row(record)
+
+    async def fail(counter: Counter) -> None:
+        raise LookupError("no such thing")
+
+    restart: list[int] = []
+    board = SlowReader(runner)
+    [id] = board.start(fail, name="x")
+    wait_for(board, State.FAILED, [id])
+    restart.append(id)
+    [found] = board.page().rows
+    assert (found.state, found.error) in [(State.FAILED, "LookupError: no such thing"), (State.RUNNING, None)]
 
 
 def test_rows_show_the_last_seconds_and_totals_the_last_minute(board: Board) -> None:
@@ -1318,6 +1468,20 @@ def test_a_job_that_writes_nonsense_harms_no_other(board: Board, nonsense: Any) 
     board.stop([other])
     wait_for(board, State.STOPPED, [other])
     assert board.totals().ticks == 5 + row(board, other).value
+
+
+def test_a_counter_with_a_target_that_leaves_nonsense_is_stopped_all_the_same(board: Board) -> None:
+    nonsense: Any = "x"
+
+    async def job(counter: Counter) -> None:
+        counter.value = nonsense
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    [id] = board.start(job, name="x", target=5)
+    wait_until(lambda: board._records[id].counter.value is nonsense)
+    board.stop([id])
+    wait_until(lambda: state_of(board, id) == State.STOPPED, 5)
 
 
 def test_a_counter_whose_file_was_edited_is_outdated_while_it_runs(board: Board, tmp_path: Path) -> None:
@@ -1519,6 +1683,44 @@ def test_the_end_of_the_loop_stops_every_counter_and_waits_for_its_clean_up() ->
     assert texts(board, ids[0])[-2:] == ["asked to stop", "stopped at 1"]
 
 
+def test_the_end_of_the_loop_does_not_cut_a_clean_up_that_is_under_way() -> None:
+    runner = LoopRunner()
+    board = Board(runner)
+    cleaning, cleaned = threading.Event(), threading.Event()
+
+    async def job(counter: Counter) -> None:
+        try:
+            counter.add()
+            await count(counter)
+        finally:
+            cleaning.set()
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            cleaned.set()
+
+    [id] = board.start(job, name="x", interval_s=3600)
+    wait_until(lambda: row(board, id).value)
+    board.stop([id])
+    assert cleaning.wait(20)
+    assert runner.close(timeout_s=20) == ()
+    assert cleaned.is_set()
+    assert states(board) == {State.STOPPED: 1}
+
+
+def test_two_boards_can_note_the_ends_of_their_counters_at_once(runner: LoopRunner, board: Board) -> None:
+    other_runner = LoopRunner()
+    other = Board(other_runner)
+    [slow] = other.start(count, name="slow", interval_s=0.3, target=1)
+    wait_until(lambda: other._records[slow].task)
+    with other._lock:  # so that the other loop stands in the middle of noting an end
+        wait_until(lambda: other._records[slow].counter.finished)
+        time.sleep(0.05)
+        [id] = board.start(count, name="x", interval_s=0.05, target=1)
+        wait_until(lambda: state_of(board, id) == State.DONE, 5)
+    wait_for(other, State.DONE, [slow])
+    other_runner.close()
+
+
 def test_the_end_of_the_loop_names_a_counter_that_does_not_end() -> None:
     runner = LoopRunner()
     board = Board(runner)
@@ -1683,11 +1885,15 @@ async def test_a_server_that_never_made_a_board_shuts_down_in_silence(capsys: py
 # The storm
 
 LEGAL = {
+    State.QUEUED: {State.RUNNING, State.STOPPED},
     State.RUNNING: {State.STOPPING, State.DONE, State.FAILED},
     State.STOPPING: {State.STUCK, State.STOPPED, State.DONE, State.FAILED},
     State.STUCK: {State.STOPPED, State.DONE, State.FAILED},
-    **{state: {State.RUNNING} for state in ENDED},  # a restart
+    **{state: {State.QUEUED, State.RUNNING} for state in ENDED},  # a restart
 }
+
+
+STAGE = {State.QUEUED: 0, State.RUNNING: 1, State.STOPPING: 2, State.STUCK: 3, **dict.fromkeys(ENDED, 4)}
 
 
 class Witness(Board):
@@ -1747,6 +1953,7 @@ def test_a_storm_of_commands_from_many_threads_loses_nothing(
     caplog.set_level(logging.CRITICAL)
     board = Witness(runner, max_active=300, stop_timeout_s=0.1)
     jobs = [board.job(job) for job in (count, count_in_thread, fails_at_three, cleans_up_slowly)]
+    jobs.append(at_most(5, board.job(count)))
     given: list[int] = []
     done: Tally[str] = Tally()
     over = time.monotonic() + 4
@@ -1777,6 +1984,7 @@ def test_a_storm_of_commands_from_many_threads_loses_nothing(
             assert len({found.id for found in rows}) == len(rows)
             for found in rows:
                 before = last.get((found.id, found.started_at), found)
+                assert STAGE[before.state] <= STAGE[found.state], (before, found)
                 assert before.value <= found.value
                 assert found.state != State.FAILED or found.error == "LookupError: three"
                 last[found.id, found.started_at] = found
