@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import inspect
+import sys
 import threading
 import time
 import weakref
@@ -36,6 +37,12 @@ def runner() -> Iterator[LoopRunner]:
 def board(runner: LoopRunner) -> Board:
     """A board on which nothing gets stuck, however slow the machine is."""
     return Board(runner, stop_timeout_s=60)
+
+
+@pytest.fixture(autouse=True)
+def main_stays_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what AppTest does: it makes the page the main module, which every worker process would then import."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(autouse=True)
