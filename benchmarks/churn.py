@@ -129,6 +129,7 @@ async def settle(server: Server, seconds: float = LEASE_S + 2) -> list[str]:
         await visitor.refresh_for(wait_s)
         await visitor.close()
         errors += visitor.errors
+    await asyncio.to_thread(server.look, "__import__('gc').collect()")  # sessions are circles: they wait for this
     return errors
 
 
