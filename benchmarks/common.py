@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import signal
@@ -30,7 +31,10 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cases, one turn: about two minutes")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    parsed = parser.parse_args()
+    if parsed.case:
+        logging.disable()  # that something blocks the loop shows in the lateness
+    return parsed
 
 
 # Cases

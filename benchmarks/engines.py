@@ -394,11 +394,11 @@ class Processes(Engine):
 
     def counts(self, position: int) -> bool:
         """Tell whether it has counted."""
-        return self.values[position] > 0
+        return bool(self.values[position])
 
     def beats(self) -> int:
         """Add up the beats of all counters."""
-        return sum(self.values)
+        return sum(map(int, self.values))
 
     def read_latenesses(self) -> list[float]:
         """List the lateness of the last beat of each."""
@@ -406,7 +406,7 @@ class Processes(Engine):
 
     def cpu_s(self) -> float:
         """Read the CPU time of all processes."""
-        return super().cpu_s() + sum(self.cpus_s)
+        return super().cpu_s() + sum(map(float, self.cpus_s))
 
     def memory(self) -> int:
         """Read the memory of all processes; what they share is split among them."""
@@ -453,13 +453,27 @@ class Floor(Engine):
         for slot, members in buckets.items():
             asyncio.get_running_loop().call_at(slot * GRID_S, self._fire, slot * GRID_S, members)
 
-    def _fire(self, due: float, members: list[Counter]) -> None:
+    def count(self, members: list[Counter]) -> None:
+        """Count, once each."""
         for counter in members:
             counter.value += 1
+
+    def _fire(self, due: float, members: list[Counter]) -> None:
+        self.count(members)
         loop = asyncio.get_running_loop()
         self.latenesses.append(loop.time() - due)
         if not self.stopped:
             loop.call_at(due + INTERVAL_S, self._fire, due + INTERVAL_S, members)
+
+
+class FloorWithCalls(Floor):
+    """The same with what the jobs of all others do at each beat: ask whether the target is reached, and add."""
+
+    def count(self, members: list[Counter]) -> None:
+        """Count, once each."""
+        for counter in members:
+            if not counter.finished:
+                counter.add()
 
 
 ENGINES: dict[str, type[Engine]] = {
@@ -473,6 +487,7 @@ ENGINES: dict[str, type[Engine]] = {
     "a thread each": Threads,
     "a process each": Processes,
     "the floor": Floor,
+    "the floor, with the job's calls": FloorWithCalls,
 }
 
 
@@ -612,6 +627,10 @@ class Measured:
         pairs = zip(self.values("cpu_us", *one), self.values("cpu_us", *other), strict=False)
         return [a / b if a and b else None for a, b in pairs]
 
+    def loses_beats(self, engine: str, n: int) -> bool:
+        """Tell whether more than one beat in a hundred is missing: then the CPU per beat says little."""
+        return (median(self.values("missing", engine, n)) or 0.0) > 1
+
     def print_tables(self) -> None:
         """Print a table for each number of counters, and one for those in phase."""
         for n in sorted({case["n"] for case, _ in self.cases}):
@@ -645,19 +664,21 @@ class Measured:
         """Draw the CPU per beat over the number of counters; hollow where beats are missing."""
         axes = figure.subplots()
         for engine in ENGINES:
-            points = []
-            for case, results in self.cases:
-                if case["engine"] == engine and not case["in_phase"] and results:
-                    cpu_us, missing = (median([result[key] for result in results]) for key in ("cpu_us", "missing"))
-                    points.append((case["n"], cpu_us, "white" if (missing or 0.0) > 1 else None))
-            if not points:
-                continue
-            (line,) = axes.plot(*zip(*[point[:2] for point in points], strict=True), label=engine, linewidth=1.5)
-            if engine == "ours":
-                line.set_linewidth(3)
-            for n, cpu_us, fill in points:
-                axes.plot(n, cpu_us, "o", color=line.get_color(), markerfacecolor=fill or line.get_color())
-        axes.set(xscale="log", yscale="log", xlabel="counters at 1 Hz", ylabel="CPU µs per beat")
+            points = [
+                (case["n"], median(self.values("cpu_us", engine, case["n"])), self.loses_beats(engine, case["n"]))
+                for case, results in self.cases
+                if case["engine"] == engine and not case["in_phase"] and results
+            ]
+            numbers, cpus_us, losing = zip(*points, strict=True) if points else ((), (), ())
+            [line] = axes.plot(numbers, cpus_us, "-o", label=engine, linewidth=3 if engine == "ours" else 1.5)
+            hollow = [position for position, loses in enumerate(losing) if loses]
+            axes.plot(numbers, cpus_us, "o", color=line.get_color(), markerfacecolor="white", markevery=hollow)
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="counters at 1 Hz",
+            ylabel="CPU µs per beat (hollow: over 1 % of beats missing)",
+        )
         figure.legend(loc="outside right center", frameon=False)
 
 
