@@ -1094,7 +1094,8 @@ async def lifespan(app: object) -> AsyncIterator[None]:
         board = vars(threading.main_thread()).get("shared_board")
         if board is not None:
             before = sum(board.totals().states[state] for state in ACTIVE)
-            left = await to_thread.run_sync(board.runner.close)
+            # With what Streamlit does itself the process is gone within six seconds.
+            left = await to_thread.run_sync(partial(board.runner.close, timeout_s=4.5))
             after = sum(board.totals().states[state] for state in ACTIVE)
             if before or left:
                 said = [f"{before - after:,} counter{'s' * (before - after != 1)} ended"]
