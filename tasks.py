@@ -768,6 +768,7 @@ class Board:
         # Python's collector, which looks for garbage after every 700 new objects, took 2.4 of the 5.7 s in which
         # 100,000 counters started, and found none. It is only put off: never collecting would keep what others left,
         # the sockets of Streamlit's former sessions for one.
+        collects = gc.isenabled()
         gc.disable()
         try:
             for first in range(0, len(bulk.ids), PIECE):
@@ -776,7 +777,8 @@ class Board:
                 self._begin(bulk.records[first : first + PIECE], first, len(bulk.ids))
                 await asyncio.sleep(0)
         finally:
-            gc.enable()
+            if collects:
+                gc.enable()
 
     async def _begin_all(self, records: list[_Record]) -> None:
         for first in range(0, len(records), PIECE):
@@ -1271,8 +1273,9 @@ def _check(job: Job, name: str, n: int, interval_s: float, target: int | None, o
         raise ValueError(f"name must not be empty, got {name!r}")
     if len(name) > MAX_NAME:
         raise ValueError(f"name must have at most {MAX_NAME} characters, got {len(name)}")
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        raise ValueError(f"name must have no control characters or line breaks, got {name!r}")
+    for character in name:
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+            raise ValueError(f"name must have no control characters or line breaks, got {character!r}")
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a whole number from 1, got {n!r}")
     # Written so that NaN fails: a NaN delay would disturb every timer of the loop.

@@ -95,6 +95,7 @@ def test_the_view_that_a_visitor_chose_stays(page: AppTest) -> None:
         ({"target": 0}, "The target must be a whole number from 1, or nothing for no end, got 0."),
         ({"name": "  "}, "The name must not be empty, got '  '."),
         ({"name": "x" * 81}, "The name must have at most 80 characters, got 81."),
+        ({"name": "**a**\x07"}, r"The name must have no control characters or line breaks, got '\x07'."),
     ],
 )
 def test_bad_input_is_answered_in_words_at_the_form(page: AppTest, values: dict[str, object], words: str) -> None:

@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
+from typing import Any
 
 import pytest
 
@@ -171,6 +172,22 @@ def test_a_submit_that_races_with_close_is_refused_or_ends() -> None:
         assert all(future.cancelled() or future.result() == 42 for future in done)
 
 
+def test_a_close_in_the_middle_of_a_submit_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = LoopRunner()
+    closing = threading.Thread(target=runner.close)
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    def hand_over_late(coro: Coroutine[Any, Any, int], loop: asyncio.AbstractEventLoop) -> "Future[int]":
+        closing.start()
+        closing.join(0.2)
+        return hand_over(coro, loop)
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", hand_over_late)
+    future = runner.submit(answer())
+    closing.join(20)
+    assert future.done(), "it was handed to a loop that had ended"
+
+
 # Run
 
 
@@ -215,10 +232,10 @@ def test_run_on_its_own_loop_says_what_to_do_instead(runner: LoopRunner) -> None
     async def run_it() -> str:
         coro = answer()
         with pytest.raises(RuntimeError, match="would wait for itself: await the coroutine instead"):
-            runner.run(coro)
+            runner.run(coro, timeout_s=10)
         return inspect.getcoroutinestate(coro)
 
-    assert runner.run(run_it()) == inspect.CORO_CLOSED
+    assert runner.run(run_it(), timeout_s=20) == inspect.CORO_CLOSED
 
 
 def test_many_threads_can_run_coroutines_at_once(runner: LoopRunner) -> None:

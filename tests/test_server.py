@@ -21,7 +21,8 @@ async def cleans_up(counter):
         await asyncio.sleep(0.5)
         if counter.id % 50 == 0:
             await to_thread.run_sync(time.sleep, 0.1)
-        os.write(os.open("cleaned", os.O_CREAT | os.O_APPEND | os.O_WRONLY), b"x")
+        with open("cleaned", "ab") as mark:
+            mark.write(b"x")
 
 
 async def deaf(counter):
@@ -154,11 +155,12 @@ def test_clearing_the_cache_ends_all_with_their_clean_up_and_a_fresh_board_comes
     visitor.click("start", new_job="Cleans up", new_n=1000)
     wait_until(lambda: server.look("board.totals().ticks") >= 1000)
     server.look("sys.modules.__setitem__('old', board)")
-    server.edit("app.py", lambda text: text.replace("    live()\n", "    live()\n    st.cache_resource.clear()\n"))
-    visitor.ask()
+    clear = "    live()\n    st.cache_resource.clear()\n"
+    server.edit("app.py", lambda text: text.replace("    live()\n", clear))
+    wait_until(lambda: visitor.ask() and server.look("sys.modules['old'].runner.closed"))  # when the edit was noticed
     assert server.healthy()
-    server.edit("app.py", lambda text: text.replace("    st.cache_resource.clear()\n", ""))
-    visitor.ask()
+    server.edit("app.py", lambda text: text.replace(clear, "    live()\n"))
+    wait_until(lambda: visitor.ask() and server.look("not board.runner.closed"))
     assert server.healthy()
     wait_until(lambda: cleaned(server) == 1000)
     wait_until(lambda: server.loop_threads() == ["counters"])
