@@ -114,11 +114,15 @@ class Engine:
         """Stop some counters one by one, and tell how long each took to end; only ours can."""
         return []
 
+    def first_due(self, began: float, position: int) -> float:
+        """Compute when that counter shall beat first."""
+        return began + (INTERVAL_S if self.in_phase else (position + 1) / self.n * INTERVAL_S)
+
     def make(self, began: float) -> Iterator[tuple[Counter, float]]:
         """Make the counters, some of them probes, each with the time of its first beat."""
         every = self.n // min(self.n, PROBES)
         for position in range(self.n):
-            due = began + (INTERVAL_S if self.in_phase else (position + 1) / self.n * INTERVAL_S)
+            due = self.first_due(began, position)
             counter = Counter() if position % every else Probe(due, self.latenesses)
             self.counters.append(counter)
             yield counter, due
@@ -178,14 +182,13 @@ class Ours(Engine):
 
     async def _probe(self, counter: Counter) -> None:
         self._align(counter)
-        due: float | None = None
+        counter.add(await counter.beat())
+        start = counter._start or 0.0
+        due = start + (math.floor((time.monotonic() - start) / INTERVAL_S + 0.01) + 1) * INTERVAL_S
         while not counter.finished:
             beats = await counter.beat()
             counter.add(beats)
-            now = time.monotonic()
-            if due is None:
-                due = now - (now - (counter._start or 0.0)) % INTERVAL_S
-            self.latenesses.append(now - due)
+            self.latenesses.append(time.monotonic() - due)
             due += beats * INTERVAL_S
 
     async def _count_in_phase(self, counter: Counter) -> None:
@@ -329,12 +332,9 @@ class Asynclit(Engine):
 
 
 class Threads(Engine):
-    """A thread for each counter, which looks each second whether it shall stop.
+    """A thread for each counter, which looks each second whether it shall stop."""
 
-    With an event for each, to be stopped at once, 10,000 did not even all start within seven minutes.
-    """
-
-    most = 10_000  # beyond, systems refuse: often at 32,768 threads
+    most = 1_000  # 10,000 work on an idle machine; on a busy one they did not even start within minutes
 
     def __init__(self, n: int, *, in_phase: bool) -> None:
         super().__init__(n, in_phase=in_phase)
@@ -448,8 +448,11 @@ class Floor(Engine):
 
     async def _start_all(self) -> None:
         buckets: dict[int, list[Counter]] = {}
-        for counter, due in self.make(time.monotonic()):
-            buckets.setdefault(math.ceil(due / GRID_S), []).append(counter)
+        began = time.monotonic()
+        for position in range(self.n):
+            self.counters.append(Counter())
+            slot = math.ceil(self.first_due(began, position) / GRID_S)
+            buckets.setdefault(slot, []).append(self.counters[-1])
         for slot, members in buckets.items():
             asyncio.get_running_loop().call_at(slot * GRID_S, self._fire, slot * GRID_S, members)
 
