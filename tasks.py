@@ -41,7 +41,6 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
-    MutableSequence,
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
@@ -151,19 +150,21 @@ class Beat:
     """The reusable awaitable of one counter: gives how many beats came due since the last one it gave.
 
     It does what a future does for the task that awaits it (the task hands it a wake-up call, and it makes that call),
-    but it is made once, not once a beat, and its bucket wakes the task directly, not through the loop's queue. Those
+    but it is made once, not once a beat, and the metronome wakes the task directly, not through the loop's queue. Those
     two make a beat several times cheaper than `asyncio.sleep`. The protocol is that of `asyncio.isfuture`.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "bucket", "context", "seen", "wake_up")
+    __slots__ = ("_asyncio_future_blocking", "bucket", "context", "paced", "seen", "task", "wake_up")
 
     context: contextvars.Context  # the task's own
+    task: "asyncio.Task[Any]"  # that of `paced`
     result = bool  # a task asks for the result of what it awaited, and drops it
 
     def __init__(self, bucket: "Bucket", seen: int) -> None:
         self.bucket = bucket
         self.seen = seen  # the number of the last beat that it gave
         self.wake_up: Callable[[Beat], object] | None = None
+        self.paced: Paced[Any] | None = None  # what awaits it, if it can be resumed without its task
         self._asyncio_future_blocking: bool | None = None
 
     def __await__(self) -> Generator["Beat", None, int]:
@@ -185,10 +186,64 @@ class Beat:
 
     def cancel(self, msg: object = None) -> bool:
         """Have the task wake up soon, to be told that it is cancelled."""
-        wake_up, self.wake_up = self.wake_up, None
+        wake_up, self.wake_up, self.paced = self.wake_up, None, None
         if wake_up is not None:
             asyncio.get_running_loop().call_soon(wake_up, self, context=self.context)
         return False  # so the task raises CancelledError itself, when it wakes up
+
+
+class Paced(Coroutine[Any, Any, T]):
+    """A job's coroutine as its task sees it: of several beats in a row the task is woken for the first one only.
+
+    At the others the metronome resumes the coroutine in the task's name, as asyncio lets those do who run tasks
+    (https://docs.python.org/3/library/asyncio-extending.html), at half the cost. When the coroutine then does anything
+    else than await its next beat, that is kept, and the task woken: it finds what was kept, and goes on from there.
+    """
+
+    __slots__ = ("coro", "kept")
+
+    def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
+        self.coro = coro
+        self.kept: tuple[Any, BaseException | None] | None = None  # awaited, or raised (returned: StopIteration)
+
+    def send(self, value: Any) -> Any:
+        """Go on, from what was kept if there is anything; called by the task."""
+        if self.kept is None:
+            return self._watched(self.coro.send(value))
+        (awaited, error), self.kept = self.kept, None
+        try:
+            if error is not None:
+                raise error
+            return self._watched(awaited)
+        finally:
+            del error  # whose traceback leads back here: without this circle no garbage collection is needed
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where the coroutine stands; called by the task."""
+        if self.kept is not None:
+            awaited, ended = self.kept
+            if ended is not None:
+                del ended
+                return self.send(None)
+            self.kept = None
+            if asyncio.isfuture(awaited):
+                awaited.cancel()
+        return self._watched(self.coro.throw(*error))
+
+    def close(self) -> None:
+        """End the coroutine; called when its task is given up."""
+        self.coro.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self.coro.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.coro, name)  # for those who look at a coroutine: its name, where it stands
+
+    def _watched(self, awaited: Any) -> Any:
+        if type(awaited) is Beat:
+            awaited.paced, awaited.task = self, cast("asyncio.Task[Any]", asyncio.current_task())
+        return awaited
 
 
 class Bucket:
@@ -229,6 +284,7 @@ class Metronome:
         self.latenesses: deque[tuple[float, int]] = deque(maxlen=5_000)  # (seconds, of how many beats)
         self._buckets: dict[tuple[float, float], Bucket] = {}
         self._due: deque[tuple[Bucket, list[Beat]]] = deque()
+        self._nobody = contextvars.Context()  # the timers': that of a counter would keep it alive
 
     def join(self, start: float, interval_s: float) -> Beat:
         """Make the awaitable of a counter whose beats are at `start + k * interval_s` on the loop's clock."""
@@ -245,15 +301,16 @@ class Metronome:
         """Forget a counter that has ended."""
         bucket = beat.bucket
         bucket.members.pop(beat, None)
+        beat.paced = None
         with suppress(AttributeError):  # it was never awaited
-            del beat.context  # it leads back to the counter: without this circle no garbage collection is needed
+            del beat.context, beat.task  # they lead back to the counter: without this circle nothing is garbage
         if not bucket.members and bucket.key in self._buckets:
             del self._buckets[bucket.key]
             bucket.timer.cancel()
 
     def _set_timer(self, bucket: Bucket) -> None:
         due = bucket.start + (bucket.number + 1) * bucket.interval_s
-        bucket.timer = bucket.loop.call_at(due, self._fire, bucket)
+        bucket.timer = bucket.loop.call_at(due, self._fire, bucket, context=self._nobody)
 
     def _fire(self, bucket: Bucket) -> None:
         due = bucket.start + (bucket.number + 1) * bucket.interval_s
@@ -276,14 +333,30 @@ class Metronome:
         bucket.chunks -= 1
         bucket.lateness_s = max(0.0, bucket.loop.time() - bucket.due)
         self.latenesses.append((bucket.lateness_s, len(members)))
-        number = bucket.number
+        number, loop = bucket.number, bucket.loop
+        enter, leave = asyncio._enter_task, asyncio._leave_task
         waiting = iter(members)
         try:
             for beat in waiting:
-                wake_up = beat.wake_up
-                if wake_up is not None and beat.seen < number:
-                    beat.wake_up = None
-                    beat.context.run(wake_up, beat)
+                wake_up, paced = beat.wake_up, beat.paced
+                if wake_up is None or beat.seen >= number:
+                    continue
+                beat.wake_up = None
+                if paced is not None:
+                    enter(loop, beat.task)
+                    try:
+                        awaited = beat.context.run(paced.coro.send, None)
+                        if awaited is beat and beat.paced is paced:  # and it was not cancelled in the meantime
+                            beat._asyncio_future_blocking = None
+                            beat.wake_up = wake_up
+                            continue
+                        paced.kept = awaited, None
+                    except BaseException as error:
+                        paced.kept = None, error
+                    finally:
+                        leave(loop, beat.task)
+                    beat.paced = None
+                beat.context.run(wake_up, beat)
         finally:
             rest = list(waiting)  # empty, unless a task raised SystemExit, which asyncio lets through
             if rest:
@@ -474,12 +547,10 @@ class _Record:
     owner: str | None
     options: Mapping[str, object]
     started_at: float
-    first_sample: int
+    place: int  # among the samples
     state: State
     loaded_at: float = _LOADED_AT  # its code
-    last_sample: int | None = None  # None while it runs
-    history: MutableSequence[float] = field(default_factory=lambda: array("d", bytes(8 * HISTORY)))  # a ring
-    counted: int = 0  # the value at the last sample
+    history: Sequence[int] | None = None  # None while it runs: it is among the samples
     task: asyncio.Task[object] | None = None  # None before it began and after it ended
     children: weakref.WeakSet[asyncio.Task[Any]] | None = None
     stop_asked_at: float | None = None
@@ -506,6 +577,75 @@ class _Bulk:
     started_at: float
     made: int = 0
     records: list[_Record] = field(default_factory=list)
+
+
+class _Samples:
+    """The values of all that run, once a second: for each of the last seconds a column, with a place for each counter.
+
+    Taken on the loop; read from any thread. That takes a third of the time and half the memory of lists of their own.
+    """
+
+    def __init__(self) -> None:
+        self.ticks = 0  # of all counters there ever were, at the last sample
+        self.last: tuple[int, tuple[array[int], ...]] = (0, ())  # its number, and the columns up to it
+        self._counters: list[Counter] = []  # by place
+        self._first: list[int] = []  # by place: the number of the sample before the counter came
+        self._left: list[int] = []  # places whose counters have ended since the last sample
+        self._free: list[int] = []
+        self._gone = 0  # the values of those that have ended
+
+    def join(self, counter: Counter) -> int:
+        """Give a counter a place; under the board's lock."""
+        if self._free:
+            place = self._free.pop()
+            self._counters[place], self._first[place] = counter, self.last[0]
+        else:
+            place = len(self._counters)
+            self._first.append(self.last[0])
+            self._counters.append(counter)
+        return place
+
+    def leave(self, place: int) -> None:
+        """Free a place, when its counter has ended."""
+        self._left.append(place)  # until the next sample, so that one under way counts everything once
+
+    def history(self, place: int) -> Sequence[int]:
+        """List the values of a counter, oldest first."""
+        number, columns = self.last
+        columns = columns[max(0, len(columns) - number + self._first[place]) :]
+        return array("q", [column[place] for column in columns if place < len(column)])
+
+    async def take(self) -> None:
+        """Take the next sample."""
+        number, columns = self.last
+        while self._left:
+            for left in [self._left.pop() for _ in self._left[:PIECE]]:
+                self._gone += _whole(self._counters[left], self.history(left))
+                self._counters[left] = _NOBODY
+                self._free.append(left)
+            await asyncio.sleep(0)
+        column = array("q")
+        while (n := len(column)) < len(self._counters):
+            column.extend(self._values(n, n + 10 * PIECE))
+            await asyncio.sleep(0)
+        self.ticks = self._gone + sum(column)
+        self.last = number + 1, (*columns[2 - HISTORY :], column)  # in one, so that no reader sees half of it
+
+    def _values(self, first: int, end: int) -> "array[int]":
+        counters = self._counters[first:end]
+        values = [counter.value for counter in counters]
+        if set(map(type, values)) != {int} or min(values) <= -BIGGEST or max(values) >= BIGGEST:
+            values = [_whole(counter, self.history(number)) for number, counter in enumerate(counters, first)]
+        return array("q", values)
+
+
+def _whole(counter: Counter, history: Sequence[int]) -> int:
+    """Read a counter's value, or the last that could be drawn: a job may write anything there."""
+    value = counter.value
+    return value if type(value) is int and -BIGGEST < value < BIGGEST else next(reversed(history), 0)
+
+
+_NOBODY = Counter()
 
 
 class _Turns:
@@ -566,8 +706,8 @@ class Board:
         self._matches: dict[tuple[str, frozenset[str], str | None], tuple[int, list[_Record]]] = {}
         self._metronome = Metronome()
         self._nobody = contextvars.Context()  # in which no counter is current
-        self._samples = 0
-        self._ticks, self._ticks_per_s = 0, 0.0
+        self._samples = _Samples()
+        self._ticks_per_s = 0.0
         self._sampled = (time.monotonic(), 0)  # when the last sample was taken, and the ticks then
         self._lateness_s = (0.0, 0.0)
         self._series: tuple[deque[float], ...] = tuple(deque(maxlen=60) for _ in range(3))  # running, ticks/s, ended
@@ -696,7 +836,7 @@ class Board:
         with self._lock:
             return Totals(
                 states=dict(self._states),
-                ticks=self._ticks,
+                ticks=self._samples.ticks,
                 ticks_per_s=self._ticks_per_s,
                 lateness_p50_s=self._lateness_s[0],
                 lateness_p99_s=self._lateness_s[1],
@@ -844,7 +984,6 @@ class Board:
             _log.error("%s failed", task.get_name(), exc_info=error)
         elif not task.cancelled() and task.result() is not None:
             record.result = _shown(task.result())
-        self._tally([record])
         finished = False
         with suppress(Exception):  # the job may have written anything there
             finished = counter.finished
@@ -874,30 +1013,15 @@ class Board:
                 _log.exception("the board could not take a sample")
 
     async def _sample(self) -> None:
-        slot = (self._samples + 1) % HISTORY
-        for piece in _pieces([record for record in list(self._records.values()) if record.task is not None]):
-            self._tally(piece)
-            for record in piece:
-                record.history[slot] = record.counted
-            await asyncio.sleep(0)
-        self._samples += 1
+        await self._samples.take()
         latenesses = sorted(self._metronome.latenesses)
         self._metronome.latenesses.clear()
-        (sampled_at, ticks), self._sampled = self._sampled, (time.monotonic(), self._ticks)
+        (sampled_at, ticks), self._sampled = self._sampled, (time.monotonic(), self._samples.ticks)
         with self._lock:
             self._lateness_s = _quantile(latenesses, 0.5), _quantile(latenesses, 0.99)
-            self._ticks_per_s = (self._ticks - ticks) / (self._sampled[0] - sampled_at)
+            self._ticks_per_s = (self._samples.ticks - ticks) / (self._sampled[0] - sampled_at)
             for series, value in zip(self._series, (self._active(), self._ticks_per_s, len(self._ended)), strict=True):
                 series.append(value)
-
-    def _tally(self, records: Iterable[_Record]) -> None:
-        ticks = 0
-        for record in records:
-            value = record.counter.value
-            if type(value) is int and -BIGGEST < value < BIGGEST:  # a job may write anything there
-                ticks += value - record.counted
-                record.counted = value
-        self._ticks += ticks
 
     def _expire(self) -> None:
         """Call those stuck that should have ended by now. Readers do it too, in case the loop is blocked."""
@@ -950,7 +1074,7 @@ class Board:
                 bulk.owner,
                 bulk.options,
                 bulk.started_at,
-                self._samples,
+                self._samples.join(counter),
                 _first_state(bulk.job),
             )
             self._records[counter.id] = records[counter.id] = record
@@ -966,9 +1090,8 @@ class Board:
         )
         counter._metronome = self._metronome
         job = JOBS.get(old.job_name, old.job)  # by its name, for the code may have been edited
-        return _Record(
-            counter, job, old.job_name, old.owner, old.options, time.time(), self._samples, _first_state(job)
-        )
+        place = self._samples.join(counter)
+        return _Record(counter, job, old.job_name, old.owner, old.options, time.time(), place, _first_state(job))
 
     def _move(self, record: _Record, state: State) -> None:
         for states in (self._states, self._audiences[record.owner].states):
@@ -978,7 +1101,8 @@ class Board:
         self._changes += 1
 
     def _finish(self, record: _Record, state: State) -> None:
-        record.ended_at, record.last_sample, record.task = time.time(), self._samples, None
+        record.ended_at, record.history, record.task = time.time(), self._samples.history(record.place), None
+        self._samples.leave(record.place)
         self._move(record, state)
         self._ended[record.counter.id] = None
         if len(self._ended) > self.max_ended:
@@ -1037,9 +1161,8 @@ class Board:
     def _row(self, record: _Record) -> Row:
         state = record.state  # first: when it says that the counter has ended, the rest is final
         counter, task = record.counter, record.task
-        last = self._samples if record.last_sample is None else record.last_sample
-        value = counter.value if type(counter.value) is int and abs(counter.value) < BIGGEST else record.counted
-        samples = range(max(record.first_sample, last - HISTORY + 1) + 1, last + 1)
+        history = self._samples.history(record.place) if record.history is None else record.history
+        value = _whole(counter, history)
         return Row(
             id=counter.id,
             name=counter.name,
@@ -1050,7 +1173,7 @@ class Board:
             interval_s=counter.interval_s,
             lateness_s=counter._beat.bucket.lateness_s if counter._beat and task is not None else 0.0,
             private=record.owner is not None,
-            history=(*(record.history[sample % HISTORY] for sample in samples), float(value)),
+            history=(*map(float, history), float(value)),
             started_at=record.started_at,
             ended_at=record.ended_at,
             error=record.error,
@@ -1145,8 +1268,8 @@ def _listen() -> None:
 def _coroutine(record: _Record) -> Coroutine[Any, Any, object]:
     if inspect.iscoroutinefunction(record.job):
         with suppress(TypeError):  # wrong arguments: raised again below, in the task
-            return record.job(record.counter, **record.options)
-    return _call(record)
+            return Paced(record.job(record.counter, **record.options))
+    return Paced(_call(record))
 
 
 async def _call(record: _Record) -> object:

@@ -81,8 +81,8 @@ def click_row(page: Page, row: int) -> None:
 
 def refreshes(page: Page, server: Server, n: int) -> None:
     """Wait until the page has been refreshed `n` times: it shows the ticks of n later samples."""
-    until = server.look("board._samples") + n
-    wait_until(lambda: server.look("board._samples") > until, 60)
+    until = server.look("board._samples.last[0]") + n
+    wait_until(lambda: server.look("board._samples.last[0]") > until, 60)
 
 
 def test_two_browsers_share_and_control_the_same_counters(page: Page, server: Server, browser: Browser) -> None:
