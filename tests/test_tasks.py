@@ -6,6 +6,7 @@ A fake clock never meets a worker thread here: what needs a thread or a process 
 import asyncio
 import contextvars
 import functools
+import gc
 import importlib.util
 import itertools
 import logging
@@ -14,6 +15,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ import anyio
 import looptime
 import psutil
 import pytest
+import pytest_asyncio
 from anyio import to_process, to_thread
 
 import tasks
@@ -34,11 +37,13 @@ from tasks import (
     ACTIVE,
     ENDED,
     JOBS,
+    MANY,
     PIECE,
     Board,
     Counter,
     Job,
     Metronome,
+    Paced,
     Row,
     State,
     adopt,
@@ -52,7 +57,23 @@ from tasks import (
     uncut,
 )
 
-virtual = pytest.mark.looptime(noop_cycles=1)
+
+def virtual(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a test in virtual time, twice: at each beat tasks are woken, or the metronome goes past them."""
+    for mark in (pytest.mark.usefixtures("each_way"), pytest.mark.looptime(noop_cycles=1)):
+        test = mark(test)
+    return test
+
+
+@pytest_asyncio.fixture(params=["by its task", "past its task"])
+async def each_way(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    def paced_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Task[Any]":
+        return asyncio.Task(Paced(coro), loop=loop, **options)
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(paced_task if request.param == "past its task" else None)
+    yield
+    loop.set_task_factory(None)
 
 
 # Beats, in virtual time
@@ -474,6 +495,64 @@ async def test_a_second_wait_with_a_deadline_for_the_same_beat_says_what_is_wron
 
 
 # One that fails
+
+
+@virtual
+async def test_a_beat_leaves_a_job_in_its_task_and_in_its_context() -> None:
+    counter = Counter()
+    number: contextvars.ContextVar[int] = contextvars.ContextVar("number", default=0)
+    seen = []
+
+    async def job() -> None:
+        for _ in range(5):
+            await counter.beat()
+            number.set(number.get() + 1)
+            seen.append((asyncio.current_task(), number.get()))
+            async with asyncio.timeout(0.5):
+                await asyncio.sleep(0.1)
+
+    async with running(job()) as [task]:
+        await asyncio.sleep(10)
+        assert seen == [(task, number) for number in range(1, 6)]
+        assert number.get() == 0
+
+
+@virtual
+@pytest.mark.parametrize("awaits", ["its beat", "another task", "nothing"])
+async def test_a_job_that_cancels_itself_after_a_beat_is_cancelled_at_once(awaits: str) -> None:
+    counter = Counter()
+    other = asyncio.create_task(asyncio.sleep(100))
+
+    async def job() -> None:
+        await counter.beat()
+        await counter.beat()
+        cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
+        if awaits == "its beat":
+            await counter.beat()
+        elif awaits == "another task":
+            await other
+
+    task = asyncio.create_task(job())
+    await asyncio.wait([task])
+    assert now() == 2
+    assert task.cancelled()
+    assert other.cancelled() == (awaits == "another task")
+    other.cancel()
+
+
+@virtual
+async def test_of_beats_in_a_row_only_the_first_wakes_the_task() -> None:
+    class Watched(Paced[None]):
+        steps = 0
+
+        def send(self, value: Any) -> Any:
+            Watched.steps += 1
+            return super().send(value)
+
+    counter = Counter(target=1_000)
+    await asyncio.Task(Watched(count(counter)))
+    assert (now(), counter.value) == (1_000, 1_000)
+    assert Watched.steps == 2  # the first, and the last
 
 
 @virtual
@@ -1085,6 +1164,32 @@ def test_the_first_beats_of_many_are_spread_over_one_interval(board: Board) -> N
     starts = [counter._start for counter in sorted(seen, key=lambda counter: counter.id) if counter._start is not None]
     gaps = [after - before for before, after in itertools.pairwise(starts)]
     assert gaps == pytest.approx([0.1] * 9, abs=0.006)
+
+
+class Circle:
+    """Garbage that only the garbage collector frees."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_the_garbage_collector_is_spared_many_counters_and_told_of_them_when_they_have_ended(board: Board) -> None:
+    ids = board.start(count, name="x", n=MANY, interval_s=60)
+    wait_until(lambda: gc.get_freeze_count() > MANY, 30)
+    assert gc.isenabled()
+    frozen_at = board._frozen_at
+    assert frozen_at is not None
+    gc.unfreeze()
+    circle = Circle()
+    gone = weakref.ref(circle)
+    gc.freeze()
+    del circle
+    gc.collect()
+    assert gone() is not None
+    board._frozen_at = frozen_at - 3_600  # an hour later
+    wait_until(lambda: gone() is None and gc.get_freeze_count() > MANY, 30)
+    board.stop(ids)
+    wait_until(lambda: gc.get_freeze_count() == 0, 30)
 
 
 def test_a_stall_at_the_start_costs_no_beat(board: Board) -> None:
