@@ -11,11 +11,12 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import streamlit as st
 from streamlit import runtime
+from streamlit.delta_generator import DeltaGenerator
 
 from loop_runner import LoopHealth
 from tasks import (
@@ -78,6 +79,19 @@ OUTDATED = "runs code from before an edit"
 LABELS = {"n": "The number", "name": "The name", "interval_s": "The interval", "target": "The target"}
 
 
+class Memory(TypedDict):
+    """What the page notes for one visitor; plain, so that an edit of this file does not harm it."""
+
+    owner: str
+    told: list[tuple[str, str]]  # toasts to be shown: text and icon
+    ids: list[int]  # of the rows of the table
+    positions: list[int]  # of the selected rows
+    selected: list[int]  # their ids
+    open: NotRequired[int | None]  # the counter whose details are shown
+    view_chosen: NotRequired[bool]  # by the visitor
+    error: NotRequired[str | None]  # of the form
+
+
 # The loop is made once for the whole server, by a function of two lines: an edit of it would make another entry in
 # the cache, which is why it only asks for the board that is there already.
 @st.cache_resource(on_release=release, validate=lambda board: not board.runner.closed, show_spinner=False)
@@ -89,9 +103,19 @@ def the_board() -> Board:
     return adopt(cached_board())
 
 
+def memory() -> Memory:
+    """Give what outlives a rerun of this visitor's page beside the widgets: in one piece, for each look takes time.
+
+    "Clear cache" empties it, as all session state.
+    """
+    if "memory" not in st.session_state:
+        st.session_state.memory = Memory(owner=secrets.token_hex(8), told=[], ids=[], positions=[], selected=[])
+    return cast(Memory, st.session_state.memory)
+
+
 def owner() -> str:
-    """Give what tells this visitor's private counters apart; "Clear cache" empties the session state too."""
-    return str(st.session_state.setdefault("owner", secrets.token_hex(8)))
+    """Give what tells this visitor's private counters apart."""
+    return memory()["owner"]
 
 
 def page() -> None:
@@ -99,7 +123,9 @@ def page() -> None:
     with st.sidebar:
         form()
     st.title("Live counters")
-    live()
+    top = st.container()  # filled by the part that refreshes, above what does not
+    toolbar()
+    live(top)
 
 
 # The sidebar
@@ -126,7 +152,7 @@ def form() -> None:
         st.form_submit_button(
             "Start", key="start", on_click=start, type="primary", icon=":material/play_arrow:", width="stretch"
         )
-    if error := st.session_state.get("form_error"):
+    if error := memory().get("error"):
         st.error(error, icon=":material/error:")
 
 
@@ -162,39 +188,93 @@ def start() -> None:
         )
     except (ValueError, RuntimeError) as error:
         first, _, rest = str(error).partition(" ")
-        new.form_error = f"{LABELS.get(first, first.capitalize())} {rest}."
+        memory()["error"] = f"{LABELS.get(first, first.capitalize())} {rest}."
     else:
-        new.form_error = None
+        memory()["error"] = None
         tell(f"Started {counters(len(ids))}.", ":material/play_arrow:")
+
+
+# The toolbar. It is not refreshed, for each element that is costs the server about as much as all there is in it.
+
+
+def toolbar() -> None:
+    """Show what chooses, and what acts on all."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.text_input(
+            "Search",
+            key="match",
+            type="search",
+            live="300ms",
+            placeholder="Search",
+            label_visibility="collapsed",
+            on_change=first_page,
+            bind="query-params",
+            width=140,
+        )
+        st.pills(
+            "States",
+            [str(state) for state in State],
+            key="states",
+            selection_mode="multi",
+            label_visibility="collapsed",
+            on_change=first_page,
+            bind="query-params",
+        )
+        st.session_state.view = view(the_board().page(limit=0, owner=owner()))
+        st.segmented_control(
+            "View", ["Cards", "Table"], key="view", required=True, label_visibility="collapsed", on_change=choose_view
+        )
+        filtered = any(filters().values())
+        st.button(
+            "Stop matching" if filtered else "Stop all", key="stop_all", icon=":material/stop:", on_click=stop_all
+        )
+        st.button(
+            "Remove matching ended" if filtered else "Remove ended",
+            key="remove_ended",
+            icon=":material/delete_sweep:",
+            on_click=remove_ended,
+        )
+
+
+def view(shown: Page) -> str:
+    """Say how to show the counters: the way the visitor chose, else as cards for as long as they are few."""
+    if memory().get("view_chosen") and (chosen := st.session_state.get("view")):
+        return str(chosen)
+    return "Cards" if sum(shown.states.values()) <= CARDS else "Table"
 
 
 # The part that refreshes: every second, and at a click in it, without the rest of the page
 
 
 @st.fragment(run_every=1.0)
-def live() -> None:
+def live(top: DeltaGenerator) -> None:
     board = the_board()
     board.renew(owner())
-    for text, icon in st.session_state.pop("told", []):
+    while told := memory()["told"]:
+        text, icon = told.pop(0)
         st.toast(text, icon=icon)
-    totals, health = board.totals(), board.runner.health()
-    metrics(
-        totals, health, hidden=sum(totals.states.values()) - sum(board.page(limit=0, owner=owner()).states.values())
-    )
-    notice(health)
-    chosen, matched = toolbar(board)
-    body, foot = st.container(), st.container()  # the pagination stands below what it decides
-    size = CARDS if chosen == "Cards" else ROWS
-    with foot:
-        number = pagination(math.ceil(matched / size))
-    shown = board.page(offset=(number - 1) * size, limit=size, owner=owner(), **filters())
-    with body:
-        if not shown.rows:
-            nothing(shown)
-        elif chosen == "Cards":
-            cards(shown.rows)
-        else:
-            table(shown.rows)
+    size = CARDS if st.session_state.get("view") == "Cards" else ROWS
+    read = partial(board.page, limit=size, owner=owner(), **filters())
+    number = st.session_state.get("page", 1)
+    shown = read(offset=(number - 1) * size)
+    last = math.ceil(shown.matched / size)
+    if number > last > 0:
+        number = st.session_state.page = last
+        shown = read(offset=(number - 1) * size)
+    if view(shown) != st.session_state.get("view"):
+        st.rerun()  # the whole page, for the switch is outside
+    with top:
+        totals, health = board.totals(), board.runner.health()
+        metrics(totals, health, hidden=sum(totals.states.values()) - sum(shown.states.values()))
+        notice(health)
+    if not shown.rows:
+        nothing(shown)
+    elif size == CARDS:
+        cards(shown.rows)
+    else:
+        table(shown.rows)
+    if last > 1 and st.pagination(last, key="page", bind="query-params") != number:
+        st.rerun()  # it was in the address
     detail(board)
 
 
@@ -223,68 +303,17 @@ def metrics(totals: Totals, health: LoopHealth, hidden: int) -> None:
 
 
 def notice(health: LoopHealth) -> None:
-    """Say what blocks the loop, or did; in a container that is always there, so that nothing below it moves house."""
-    with st.container():
-        if block := health.blocked:
-            st.warning(
-                f"The loop has been blocked for {block.seconds:.1f} s by {literal(block.who)}"
-                f" at {literal(block.where)}. No counter can beat until it goes on.",
-                icon=":material/block:",
-            )
-        elif health.recent_blocks:
-            with st.expander(f"The loop was blocked lately ({len(health.recent_blocks)})", icon=":material/block:"):
-                for block in reversed(health.recent_blocks):
-                    st.markdown(f"{block.seconds:.1f} s by {literal(block.who)} at {literal(block.where)}")
-
-
-def toolbar(board: Board) -> tuple[str, int]:
-    """Show what chooses and acts on all; return the view chosen, and how many counters match."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.text_input(
-            "Search",
-            key="match",
-            type="search",
-            live="300ms",
-            placeholder="Search",
-            label_visibility="collapsed",
-            on_change=first_page,
-            bind="query-params",
-            width=140,
+    """Say what blocks the loop, or did."""
+    if block := health.blocked:
+        st.warning(
+            f"The loop has been blocked for {block.seconds:.1f} s by {literal(block.who)}"
+            f" at {literal(block.where)}. No counter can beat until it goes on.",
+            icon=":material/block:",
         )
-        st.pills(
-            "States",
-            [str(state) for state in State],
-            key="states",
-            selection_mode="multi",
-            label_visibility="collapsed",
-            on_change=first_page,
-            bind="query-params",
-        )
-        some = board.page(limit=0, owner=owner(), **filters())
-        if not st.session_state.get("view_chosen"):
-            st.session_state.view = "Cards" if sum(some.states.values()) <= CARDS else "Table"
-        st.segmented_control(
-            "View", ["Cards", "Table"], key="view", required=True, label_visibility="collapsed", on_change=choose_view
-        )
-        filtered = any(filters().values())
-        st.button(
-            "Stop matching" if filtered else "Stop all", key="stop_all", icon=":material/stop:", on_click=stop_all
-        )
-        st.button(
-            "Remove matching ended" if filtered else "Remove ended",
-            key="remove_ended",
-            icon=":material/delete_sweep:",
-            on_click=remove_ended,
-        )
-    return st.session_state.view, some.matched
-
-
-def pagination(last: int) -> int:
-    if last <= 1:
-        return 1
-    if st.session_state.get("page", 1) > last:
-        st.session_state.page = last
-    return st.pagination(last, key="page", bind="query-params")
+    elif health.recent_blocks:
+        with st.expander(f"The loop was blocked lately ({len(health.recent_blocks)})", icon=":material/block:"):
+            for block in reversed(health.recent_blocks):
+                st.markdown(f"{block.seconds:.1f} s by {literal(block.who)} at {literal(block.where)}")
 
 
 def nothing(shown: Page) -> None:
@@ -324,7 +353,7 @@ def card(row: Row) -> None:
         else:
             button("Restart", "restart_alt", restart, row)
             button("Remove", "delete", remove, row)
-        opened = st.session_state.get("open") == row.id
+        opened = memory().get("open") == row.id
         st.button(
             "Close" if opened else "Details",
             key=f"open_{row.id}",
@@ -360,8 +389,13 @@ def table(rows: Sequence[Row]) -> None:
         column_config=COLUMNS,
         alt="The counters: name, state, value, progress and more, one row each",
     )
-    chosen = selected()
-    states = [row.state for row in rows if row.id in chosen]
+    if chosen := selected():
+        act_on(chosen, [row.state for row in rows if row.id in chosen])
+    memory()["open"] = chosen[0] if len(chosen) == 1 else None
+
+
+def act_on(chosen: list[int], states: Sequence[State]) -> None:
+    """Show the actions on the selected counters."""
     with st.container(horizontal=True, vertical_alignment="center"):
         for label, icon, act, fit in (
             ("Stop", "stop", stop, (State.QUEUED, State.RUNNING, State.STUCK)),
@@ -376,60 +410,57 @@ def table(rows: Sequence[Row]) -> None:
                 args=(act,),
                 disabled=not any(state in fit for state in states),
             )
-        st.caption(f"{len(chosen)} selected" if chosen else "Select rows to act on them, or one to see its details.")
-    st.session_state.open = chosen[0] if len(chosen) == 1 else None
+        st.caption(f"{len(chosen)} selected")
 
 
 def columns(rows: Sequence[Row]) -> pa.Table:
-    return pa.table(
-        {
-            "name": [row.name for row in rows],
-            "state": pa.array([[row.state] for row in rows], pa.list_(pa.string())),
-            "value": [row.value for row in rows],
-            "progress": pa.array([progress(row) for row in rows], pa.int32()),
-            "history": [row.history for row in rows],
-            "job": [row.job for row in rows],
-            "interval": [row.interval_s for row in rows],
-            "late": [row.lateness_s * 1000 for row in rows],
-            "whose": ["mine" if row.private else "everyone's" for row in rows],
-            "started": pa.array([int(row.started_at * 1000) for row in rows], pa.timestamp("ms", "UTC")),
-            "note": [row.error or row.where or (OUTDATED if row.outdated else "") for row in rows],
-        }
-    )
+    table: dict[str, tuple[list[object], pa.DataType]] = {
+        "name": ([row.name for row in rows], pa.string()),
+        "state": ([[row.state] for row in rows], pa.list_(pa.string())),
+        "value": ([row.value for row in rows], pa.int64()),
+        "progress": ([progress(row) for row in rows], pa.int32()),
+        "history": ([row.history for row in rows], pa.list_(pa.float64())),
+        "job": ([row.job for row in rows], pa.string()),
+        "interval": ([row.interval_s for row in rows], pa.float64()),
+        "late": ([row.lateness_s * 1000 for row in rows], pa.float64()),
+        "whose": (["mine" if row.private else "everyone's" for row in rows], pa.string()),
+        "started": ([int(row.started_at * 1000) for row in rows], pa.timestamp("ms", "UTC")),
+        "note": ([row.error or row.where or (OUTDATED if row.outdated else "") for row in rows], pa.string()),
+    }
+    return pa.table({name: pa.array(values, kind) for name, (values, kind) in table.items()})
 
 
 def keep_selection(ids: list[int], chosen: list[int]) -> None:
     """Move the selection to where its counters stand now, if the rows are not those of the last refresh."""
-    if ids != st.session_state.get("table_ids"):
-        st.session_state.table_ids = ids
-        st.session_state.table_positions = positions = [ids.index(id) for id in chosen]
-        st.session_state.table_selected = chosen
+    kept = memory()
+    if ids != kept["ids"]:
+        kept["ids"] = ids
+        kept["positions"] = positions = [ids.index(id) for id in chosen]
+        kept["selected"] = chosen
         st.session_state.table = {"selection": {"rows": positions, "columns": [], "cells": []}}
 
 
 def selected() -> list[int]:
     """List the ids of the selected rows: the table tells positions, which are made ids as soon as they change."""
-    state = st.session_state
-    positions = list(state.get("table", {}).get("selection", {}).get("rows", []))
-    if positions != state.get("table_positions", []):
-        ids = state.get("table_ids", [])
-        state.table_positions = positions
-        state.table_selected = [ids[position] for position in positions if position < len(ids)]
-    return list(state.get("table_selected", []))
+    kept = memory()
+    positions = list(st.session_state.get("table", {}).get("selection", {}).get("rows", []))
+    if positions != kept["positions"]:
+        kept["positions"] = positions
+        kept["selected"] = [kept["ids"][position] for position in positions if position < len(kept["ids"])]
+    return list(kept["selected"])
 
 
 def detail(board: Board) -> None:
-    with st.container():
-        if (id := st.session_state.get("open")) is None:
-            return
-        try:
-            found = board.detail(id)
-        except KeyError:
-            st.session_state.open = None
-            st.info("This counter was removed in the meantime.", icon=":material/delete:")
-            return
-        with st.container(border=True):
-            describe(found)
+    if (id := memory().get("open")) is None:
+        return
+    try:
+        found = board.detail(id)
+    except KeyError:
+        memory()["open"] = None
+        st.info("This counter was removed in the meantime.", icon=":material/delete:")
+        return
+    with st.container(border=True):
+        describe(found)
 
 
 def describe(found: Detail) -> None:
@@ -514,7 +545,7 @@ def those_in(wanted: Sequence[State]) -> Sequence[int]:
 
 def tell(text: str, icon: str) -> None:
     """Have a toast shown by the run that follows: a callback of a fragment must not show anything itself."""
-    st.session_state.setdefault("told", []).append((text, icon))
+    memory()["told"].append((text, icon))
 
 
 def first_page() -> None:
@@ -522,11 +553,11 @@ def first_page() -> None:
 
 
 def choose_view() -> None:
-    st.session_state.view_chosen = True
+    memory()["view_chosen"] = True
 
 
 def open_detail(id: int | None) -> None:
-    st.session_state.open = id
+    memory()["open"] = id
 
 
 # Words and values

@@ -614,7 +614,7 @@ class _Samples:
         """List the values of a counter, oldest first."""
         number, columns = self.last
         columns = columns[max(0, len(columns) - number + self._first[place]) :]
-        return array("q", [column[place] for column in columns if place < len(column)])
+        return [column[place] for column in columns if place < len(column)]
 
     async def take(self) -> None:
         """Take the next sample."""
@@ -707,6 +707,7 @@ class Board:
         self._matches: dict[tuple[str, frozenset[str], str | None], tuple[int, list[_Record]]] = {}
         self._metronome = Metronome()
         self._nobody = contextvars.Context()  # in which no counter is current
+        self._edits: dict[int, float] = {}
         self._frozen_at: float | None = None  # when the garbage collector was told to let all there is alone
         self._samples = _Samples()
         self._ticks_per_s = 0.0
@@ -1034,6 +1035,7 @@ class Board:
 
     async def _sample(self) -> None:
         await self._samples.take()
+        self._edits.clear()
         latenesses = sorted(self._metronome.latenesses)
         self._metronome.latenesses.clear()
         (sampled_at, ticks), self._sampled = self._sampled, (time.monotonic(), self._samples.ticks)
@@ -1122,7 +1124,8 @@ class Board:
         self._changes += 1
 
     def _finish(self, record: _Record, state: State) -> None:
-        record.ended_at, record.history, record.task = time.time(), self._samples.history(record.place), None
+        record.ended_at, record.task = time.time(), None
+        record.history = array("q", self._samples.history(record.place))
         self._samples.leave(record.place)
         self._move(record, state)
         self._ended[record.counter.id] = None
@@ -1179,6 +1182,13 @@ class Board:
                 del self._matches[next(iter(self._matches))]
         return candidates
 
+    def _edited_at(self, job: Job) -> float:
+        """Tell when the file of a job was edited last; looks once a second."""
+        edited_at = self._edits.get(id(job))
+        if edited_at is None:
+            edited_at = self._edits[id(job)] = _edited_at(job)
+        return edited_at
+
     def _row(self, record: _Record) -> Row:
         state = record.state  # first: when it says that the counter has ended, the rest is final
         counter, task = record.counter, record.task
@@ -1194,12 +1204,12 @@ class Board:
             interval_s=counter.interval_s,
             lateness_s=counter._beat.bucket.lateness_s if counter._beat and task is not None else 0.0,
             private=record.owner is not None,
-            history=(*map(float, history), float(value)),
+            history=(*history, value),
             started_at=record.started_at,
             ended_at=record.ended_at,
             error=record.error,
             where=place(_stack(task)) if state == State.STUCK and task is not None else None,
-            outdated=state in ACTIVE and _edited_at(record.job) > record.loaded_at,
+            outdated=state in ACTIVE and self._edited_at(record.job) > record.loaded_at,
         )
 
 

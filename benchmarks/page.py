@@ -57,7 +57,7 @@ OPEN_S = 15.0  # for one more step of visitors to open the page
 LATE_SHARE = 0.01  # of the gaps, that a server which holds its sessions may have
 # Makes the histories of the counters shown, and of the totals, as long as they are after a minute.
 FILL = (
-    "[setattr(record, 'first_sample', -99) for record in list(board._records.values())[:50]]",
+    "setattr(board._samples, 'last', (99, board._samples.last[1][-1:] * 29))",
     "[series.extend([series[-1]] * 60) for series in board._series]",
 )
 SMALL = 150  # bytes; what ends a run is smaller, and only what is smaller is parsed

@@ -1604,7 +1604,7 @@ def test_a_counter_whose_file_was_edited_is_outdated_while_it_runs(board: Board,
     [id] = board.start(module.job, name="x", interval_s=3600)
     assert not row(board, id).outdated
     os.utime(file)
-    assert row(board, id).outdated
+    wait_until(lambda: row(board, id).outdated)
     board.stop([id])
     wait_for(board, State.STOPPED, [id])
     assert not row(board, id).outdated
