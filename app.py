@@ -209,7 +209,7 @@ def toolbar() -> None:
             label_visibility="collapsed",
             on_change=first_page,
             bind="query-params",
-            width=140,
+            width=125,
         )
         st.pills(
             "States",
@@ -275,6 +275,8 @@ def live(top: DeltaGenerator) -> None:
         table(shown.rows)
     if last > 1 and st.pagination(last, key="page", bind="query-params") != number:
         st.rerun()  # it was in the address
+    if size == ROWS:
+        act_on_selection(shown.rows)
     detail(board)
 
 
@@ -389,13 +391,15 @@ def table(rows: Sequence[Row]) -> None:
         column_config=COLUMNS,
         alt="The counters: name, state, value, progress and more, one row each",
     )
-    if chosen := selected():
-        act_on(chosen, [row.state for row in rows if row.id in chosen])
+
+
+def act_on_selection(rows: Sequence[Row]) -> None:
+    """Show what can be done with the selected counters."""
+    chosen = selected()
     memory()["open"] = chosen[0] if len(chosen) == 1 else None
-
-
-def act_on(chosen: list[int], states: Sequence[State]) -> None:
-    """Show the actions on the selected counters."""
+    if not chosen:
+        return
+    states = [row.state for row in rows if row.id in chosen]
     with st.container(horizontal=True, vertical_alignment="center"):
         for label, icon, act, fit in (
             ("Stop", "stop", stop, (State.QUEUED, State.RUNNING, State.STUCK)),

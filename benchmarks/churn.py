@@ -102,7 +102,7 @@ async def visit(server: Server, chance: random.Random, failures: list[str]) -> N
                     await session.run(click="start", tick="new_private" if chance.random() < 0.5 else "")
                 await session.refresh_for(chance.uniform(0, 3))
                 if "stop_all" in session.widgets and chance.random() < 0.3:
-                    await session.run(session.fragments[-1], click=chance.choice(("stop_all", "remove_ended")))
+                    await session.run(click=chance.choice(("stop_all", "remove_ended")))
                 await session.refresh_for(chance.uniform(0, 2))
         finally:
             await session.close()
