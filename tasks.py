@@ -197,8 +197,8 @@ class Paced(Coroutine[Any, Any, T]):
     """A job's coroutine as its task sees it: of several beats in a row the task is woken for the first one only.
 
     At the others the metronome resumes the coroutine in the task's name, as asyncio lets those do who run tasks
-    (https://docs.python.org/3/library/asyncio-extending.html), at half the cost. When the coroutine then does anything
-    else than await its next beat, that is kept, and the task woken: it finds what was kept, and goes on from there.
+    (https://docs.python.org/3/library/asyncio-extending.html), for two thirds of the cost. When the coroutine then does
+    anything else than await its next beat, that is kept, and the task woken: it finds what was kept, and goes on.
     """
 
     __slots__ = ("coro", "kept")
@@ -242,7 +242,7 @@ class Paced(Coroutine[Any, Any, T]):
         return getattr(self.coro, name)  # for those who look at a coroutine: its name, where it stands
 
     def _watched(self, awaited: Any) -> Any:
-        if type(awaited) is Beat:
+        if hasattr(awaited, "paced"):  # a Beat, be it of the code from before an edit
             awaited.paced, awaited.task = self, cast("asyncio.Task[Any]", asyncio.current_task())
         return awaited
 
@@ -583,7 +583,7 @@ class _Bulk:
 class _Samples:
     """The values of all that run, once a second: for each of the last seconds a column, with a place for each counter.
 
-    Taken on the loop; read from any thread. That takes a third of the time and half the memory of lists of their own.
+    Taken on the loop; read from any thread. Takes less time, and a third less memory, than a list for each counter.
     """
 
     def __init__(self) -> None:
@@ -927,9 +927,9 @@ class Board:
         """Have the collector look at what was frozen, once an hour, and when nothing runs any more.
 
         The 1.5 million objects of 100,000 counters hold no garbage, but Python's collector stops everything for half a
-        second whenever it looks through them all: eight times in 20 s while pages were read. So they are frozen: kept
-        out of its sight. But whatever else is alive then is frozen with them, and some of it becomes garbage later, the
-        sockets of Streamlit's former sessions for one.
+        second whenever it looks through them all: eight times in 20 s while pages were read, with beats 0.36 s late
+        (p99). So they are frozen, kept out of its sight: 0.03 s. But whatever else is alive then is frozen with them,
+        and some of it becomes garbage later, the sockets of Streamlit's former sessions for one.
         """
         if self._frozen_at is None or (self._active() and time.monotonic() - self._frozen_at < 3_600):
             return
