@@ -707,7 +707,6 @@ class Board:
         self._matches: dict[tuple[str, frozenset[str], str | None], tuple[int, list[_Record]]] = {}
         self._metronome = Metronome()
         self._nobody = contextvars.Context()  # in which no counter is current
-        self._edits: dict[int, float] = {}
         self._frozen_at: float | None = None  # when the garbage collector was told to let all there is alone
         self._samples = _Samples()
         self._ticks_per_s = 0.0
@@ -871,8 +870,8 @@ class Board:
                 picked = list(itertools.islice(everything, offset, offset + limit))
         if match or states:
             found = self._find(match, states, owner)
-            return Page(tuple(map(self._row, found[offset : offset + limit])), len(found), counts)
-        return Page(tuple(map(self._row, picked)), sum(counts.values()), counts)
+            return Page(self._rows(found[offset : offset + limit]), len(found), counts)
+        return Page(self._rows(picked), sum(counts.values()), counts)
 
     def ids(self, *, match: str = "", states: Collection[str] = (), owner: str | None = None) -> Sequence[int]:
         """List the ids of all rows that `page` would show, to act on them."""
@@ -890,7 +889,7 @@ class Board:
         record = self._records.get(id)
         if record is None:
             raise KeyError(f"counter {id} was removed: choose another")
-        row = self._row(record)
+        [row] = self._rows([record])
         log = [*(record.counter._lines or ()), (record.started_at, "started")]
         if record.stop_asked_at is not None:
             log.append((record.stop_asked_at, "asked to stop"))
@@ -1032,7 +1031,6 @@ class Board:
 
     async def _sample(self) -> None:
         await self._samples.take()
-        self._edits.clear()
         latenesses = sorted(self._metronome.latenesses)
         self._metronome.latenesses.clear()
         (sampled_at, ticks), self._sampled = self._sampled, (time.monotonic(), self._samples.ticks)
@@ -1180,18 +1178,17 @@ class Board:
                 del self._matches[next(iter(self._matches))]
         return candidates
 
-    def _edited_at(self, job: Job) -> float:
-        """Tell when the file of a job was edited last; looks once a second."""
-        edited_at = self._edits.get(id(job))
-        if edited_at is None:
-            edited_at = self._edits[id(job)] = _edited_at(job)
-        return edited_at
+    def _rows(self, records: Iterable[_Record]) -> tuple[Row, ...]:
+        edits: dict[int, float] = {}  # one look at a job's file is enough for all of its rows
+        return tuple([self._row(record, edits) for record in records])
 
-    def _row(self, record: _Record) -> Row:
+    def _row(self, record: _Record, edits: dict[int, float]) -> Row:
         state = record.state  # first: when it says that the counter has ended, the rest is final
         counter, task = record.counter, record.task
         history = self._samples.history(record.place) if record.history is None else record.history
         value = _whole(counter, history)
+        if id(record.job) not in edits:
+            edits[id(record.job)] = _edited_at(record.job)
         return Row(
             id=counter.id,
             name=counter.name,
@@ -1207,7 +1204,7 @@ class Board:
             ended_at=record.ended_at,
             error=record.error,
             where=place(_stack(task)) if state == State.STUCK and task is not None else None,
-            outdated=state in ACTIVE and self._edited_at(record.job) > record.loaded_at,
+            outdated=state in ACTIVE and edits[id(record.job)] > record.loaded_at,
         )
 
 

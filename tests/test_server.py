@@ -120,7 +120,7 @@ def test_a_restarted_counter_runs_the_edited_code(server: Server) -> None:
     visitor.click("start", new_interval_s=0.1)
     reload(server, visitor, "tasks.py", "counter.add(await counter.beat())", "counter.add(1000 * await counter.beat())")
     assert server.look(VALUES)[0] < 1000
-    wait_until(lambda: server.look("[r.outdated for r in board.page().rows]") == [True])
+    assert server.look("[r.outdated for r in board.page().rows]") == [True]
     visitor.click("stop_all")
     wait_until(lambda: server.states() == {"stopped": 1})
     visitor.ask()
