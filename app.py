@@ -17,6 +17,7 @@ import pyarrow as pa
 import streamlit as st
 from streamlit import runtime
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.errors import StreamlitInvalidLayoutContextError
 
 from loop_runner import LoopHealth
 from tasks import (
@@ -263,10 +264,13 @@ def live(top: DeltaGenerator) -> None:
         shown = read(offset=(number - 1) * size)
     if view(shown) != st.session_state.get("view"):
         st.rerun()  # the whole page, for the switch is outside
-    with top:
-        totals, health = board.totals(), board.runner.health()
-        metrics(totals, health, hidden=sum(totals.states.values()) - sum(shown.states.values()))
-        notice(health)
+    totals, health = board.totals(), board.runner.health()
+    try:
+        with top:
+            metrics(totals, health, hidden=sum(totals.states.values()) - sum(shown.states.values()))
+            notice(health)
+    except StreamlitInvalidLayoutContextError:
+        st.rerun()  # the whole page, whose last run did not come this far: it failed, or was interrupted
     if not shown.rows:
         nothing(shown)
     elif size == CARDS:

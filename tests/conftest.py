@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -77,7 +78,13 @@ async def loop_gets_empty() -> AsyncIterator[None]:
 
 
 def child_processes() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """List the child processes but for the browser's: it serves many tests, and starts helpers whenever it likes."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if not child.name().startswith("chrom"):
+                found.append(child)
+    return found
 
 
 def what_lives() -> list[object]:
