@@ -105,10 +105,7 @@ def the_board() -> Board:
 
 
 def memory() -> Memory:
-    """Give what outlives a rerun of this visitor's page beside the widgets: in one piece, for each look takes time.
-
-    "Clear cache" empties it, as all session state.
-    """
+    """Give what outlives a rerun of this visitor's page beside the widgets; "Clear cache" empties it."""
     if "memory" not in st.session_state:
         st.session_state.memory = Memory(owner=secrets.token_hex(8), told=[], ids=[], positions=[], selected=[])
     return cast(Memory, st.session_state.memory)
@@ -279,7 +276,7 @@ def live(top: DeltaGenerator) -> None:
         table(shown.rows)
     if last > 1 and st.pagination(last, key="page", bind="query-params") != number:
         st.rerun()  # it was in the address
-    if size == ROWS:
+    if shown.rows and size == ROWS:
         act_on_selection(shown.rows)
     detail(board)
 
@@ -422,7 +419,7 @@ def act_on_selection(rows: Sequence[Row]) -> None:
 
 
 def columns(rows: Sequence[Row]) -> pa.Table:
-    table: dict[str, tuple[list[object], pa.DataType]] = {
+    made: dict[str, tuple[list[object], pa.DataType]] = {
         "name": ([row.name for row in rows], pa.string()),
         "state": ([[row.state] for row in rows], pa.list_(pa.string())),
         "value": ([row.value for row in rows], pa.int64()),
@@ -435,7 +432,7 @@ def columns(rows: Sequence[Row]) -> pa.Table:
         "started": ([int(row.started_at * 1000) for row in rows], pa.timestamp("ms", "UTC")),
         "note": ([row.error or row.where or (OUTDATED if row.outdated else "") for row in rows], pa.string()),
     }
-    return pa.table({name: pa.array(values, kind) for name, (values, kind) in table.items()})
+    return pa.table({name: pa.array(values, kind) for name, (values, kind) in made.items()})
 
 
 def keep_selection(ids: list[int], chosen: list[int]) -> None:

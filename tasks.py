@@ -591,7 +591,7 @@ class _Samples:
         self.last: tuple[int, tuple[array[int], ...]] = (0, ())  # its number, and the columns up to it
         self._counters: list[Counter] = []  # by place
         self._first: list[int] = []  # by place: the number of the sample before the counter came
-        self._left: list[int] = []  # places whose counters have ended since the last sample
+        self._left: list[tuple[int, int]] = []  # places and values of those ended since the last sample
         self._free: list[int] = []
         self._gone = 0  # the values of those that have ended
 
@@ -606,9 +606,9 @@ class _Samples:
             self._counters.append(counter)
         return place
 
-    def leave(self, place: int) -> None:
-        """Free a place, when its counter has ended."""
-        self._left.append(place)  # until the next sample, so that one under way counts everything once
+    def leave(self, place: int, value: int) -> None:
+        """Free a place, when its counter has ended with a value."""
+        self._left.append((place, value))  # until the next sample, so that one under way counts everything once
 
     def history(self, place: int) -> Sequence[int]:
         """List the values of a counter, oldest first."""
@@ -620,8 +620,8 @@ class _Samples:
         """Take the next sample."""
         number, columns = self.last
         while self._left:
-            for left in [self._left.pop() for _ in self._left[:PIECE]]:
-                self._gone += _whole(self._counters[left], self.history(left))
+            for left, value in [self._left.pop() for _ in self._left[:PIECE]]:
+                self._gone += value
                 self._counters[left] = _NOBODY
                 self._free.append(left)
             await asyncio.sleep(0)
@@ -1122,7 +1122,7 @@ class Board:
     def _finish(self, record: _Record, state: State) -> None:
         record.ended_at, record.task = time.time(), None
         record.history = array("q", self._samples.history(record.place))
-        self._samples.leave(record.place)
+        self._samples.leave(record.place, _whole(record.counter, record.history))
         self._move(record, state)
         self._ended[record.counter.id] = None
         if len(self._ended) > self.max_ended:
