@@ -75,6 +75,7 @@ class LoopRunner:
         self._futures: set[concurrent.futures.Future[Any]] = set()
         self._lock = threading.Lock()  # a submit comes before the close, or is refused: never between
         self._pings: deque[tuple[float, float]] = deque(maxlen=int(LAG_WINDOW_S / PING_EVERY_S))  # (when, lag)
+        self._worst: dict[int, float] = {}  # the longest lag of each second
         self._blocked: tuple[float, str, str] | None = None  # (since, who, where)
         self._blocks: deque[Block] = deque(maxlen=BLOCKS_KEPT)
         self._ended = threading.Event()
@@ -151,18 +152,17 @@ class LoopRunner:
     def health(self) -> LoopHealth:
         """Tell how late the loop answers and what blocks it; never waits for the loop."""
         now = time.monotonic()
-        pings = [ping for ping in list(self._pings) if ping[0] > now - LAG_WINDOW_S]
+        lags = [lag for when, lag in list(self._pings) if when > now - LAG_WINDOW_S]
+        worst = list(self._worst.values())
         blocked = self._blocked
         if blocked:
-            pings.append((now, now - blocked[0]))
-        lags = sorted(lag for _, lag in pings) or [0.0]
-        worst: dict[int, float] = {}
-        for when, lag in pings:
-            worst[int(when)] = max(lag, worst.get(int(when), 0.0))
+            lags.append(now - blocked[0])
+            worst.append(now - blocked[0])
+        lags = sorted(lags) or [0.0]
         return LoopHealth(
             lag_p50_s=lags[len(lags) // 2],
             lag_p99_s=lags[min(len(lags) - 1, int(len(lags) * 0.99))],
-            lag_history_s=tuple(worst.values()),
+            lag_history_s=tuple(worst[-int(LAG_WINDOW_S) :]),
             blocked=Block(blocked[1], blocked[2], now - blocked[0]) if blocked else None,
             recent_blocks=tuple(self._blocks),
         )
@@ -245,6 +245,9 @@ class LoopRunner:
     def _pong(self, sent: float, answered: threading.Event) -> None:
         now = time.monotonic()
         self._pings.append((now, now - sent))
+        self._worst[int(now)] = max(now - sent, self._worst.get(int(now), 0.0))
+        while len(self._worst) > LAG_WINDOW_S:
+            del self._worst[next(iter(self._worst))]
         answered.set()
 
     def _look(self, since: float) -> None:
