@@ -117,6 +117,7 @@ class Page:
     rows: tuple[Row, ...]
     matched: int
     states: Mapping[State, int]
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)  # by readers, for those who share this page
 
 
 @dataclass(frozen=True, slots=True)
@@ -705,6 +706,8 @@ class Board:
         self._stops: deque[tuple[float, list[_Record]]] = deque()  # (deadline, who was asked)
         self._changes = 0  # of any state, or of who is on the board
         self._matches: dict[tuple[str, frozenset[str], str | None], tuple[int, list[_Record]]] = {}
+        self._sharing = threading.Lock()
+        self._pages: dict[tuple[object, ...], tuple[int, float, Page]] = {}  # (changes, read at, …), the last few
         self._metronome = Metronome()
         self._nobody = contextvars.Context()  # in which no counter is current
         self._frozen_at: float | None = None  # when the garbage collector was told to let all there is alone
@@ -855,23 +858,29 @@ class Board:
         match: str = "",
         states: Collection[str] = (),
         owner: str | None = None,
+        max_age_s: float = 0.0,
     ) -> Page:
         """Read the rows from `offset` on that match: the owner's private ones first, then everyone's, oldest first.
 
         `match` is looked for in the names, whatever their case; `states` empty means all. Without an owner nobody's
         private counters are shown. Costs what it returns, and a search the first time after something changed.
+
+        Those who pass a `max_age_s` share with each other what one of them read in the last so many seconds, unless a
+        state changed or a counter came or went since.
         """
         self._expire()
-        with self._lock:
-            seen = self._seen_by(owner)
-            counts = {state: sum(audience.states[state] for audience in seen) for state in State}
-            if not match and not states:
-                everything = itertools.chain.from_iterable(audience.records.values() for audience in seen)
-                picked = list(itertools.islice(everything, offset, offset + limit))
-        if match or states:
-            found = self._find(match, states, owner)
-            return Page(self._rows(found[offset : offset + limit]), len(found), counts)
-        return Page(self._rows(picked), sum(counts.values()), counts)
+        if max_age_s <= 0:
+            return self._page(offset, limit, match, states, owner)
+        key = (offset, limit, match, frozenset(states), owner if owner in self._audiences else None)
+        with self._sharing:  # one reads, the others wait for it: nobody is shown what is older than what he saw
+            changes, read_at, page = self._pages.get(key, (-1, 0.0, None))
+            if page is None or changes != self._changes or time.monotonic() - read_at >= max_age_s:
+                changes, read_at = self._changes, time.monotonic()  # before it is read
+                page = self._page(offset, limit, match, states, owner)
+                self._pages[key] = (changes, read_at, page)
+                while len(self._pages) > 16:
+                    del self._pages[next(iter(self._pages))]
+            return page
 
     def ids(self, *, match: str = "", states: Collection[str] = (), owner: str | None = None) -> Sequence[int]:
         """List the ids of all rows that `page` would show, to act on them."""
@@ -1157,6 +1166,18 @@ class Board:
             while bulk.made < len(bulk.ids) and bulk.ids[bulk.made] <= id:
                 with self._lock:
                     self._make(bulk, bulk.made + PIECE)
+
+    def _page(self, offset: int, limit: int, match: str, states: Collection[str], owner: str | None) -> Page:
+        with self._lock:
+            seen = self._seen_by(owner)
+            counts = {state: sum(audience.states[state] for audience in seen) for state in State}
+            if not match and not states:
+                everything = itertools.chain.from_iterable(audience.records.values() for audience in seen)
+                picked = list(itertools.islice(everything, offset, offset + limit))
+        if match or states:
+            found = self._find(match, states, owner)
+            return Page(self._rows(found[offset : offset + limit]), len(found), counts)
+        return Page(self._rows(picked), sum(counts.values()), counts)
 
     def _find(self, match: str, states: Collection[str], owner: str | None) -> list[_Record]:
         """List the matching counters; the last few searches are kept for as long as nothing changed."""

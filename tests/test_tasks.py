@@ -1452,6 +1452,66 @@ def test_private_counters_are_shown_to_their_owner_alone_and_first(board: Board)
     assert list(board.ids()) == [1]
 
 
+def test_readers_of_the_same_rows_share_what_was_read_lately(board: Board) -> None:
+    board.start(wait_for_ever, name="x", n=3)
+    board.start(wait_for_ever, name="mine", owner="me")
+    shown = board.page(max_age_s=60)
+    assert board.page(max_age_s=60) is shown
+    assert board.page(owner="nobody", max_age_s=60) is shown
+    assert board.page() == shown
+    assert board.page() is not shown, "shared with one who did not accept old values"
+    other: list[dict[str, Any]] = [{"owner": "me"}, {"offset": 1}, {"limit": 2}, {"match": "3"}, {"states": ["done"]}]
+    for options in other:
+        assert board.page(**options, max_age_s=60) == board.page(**options) != shown
+    for offset in range(40):
+        board.page(offset=offset, max_age_s=60)
+    assert len(board._pages) <= 16, "they pile up"
+
+
+def test_values_on_a_shared_page_are_no_older_than_is_accepted(board: Board) -> None:
+    board.start(count, name="x", interval_s=0.05)
+    shown = board.page(max_age_s=60)
+    wait_until(lambda: board.page().rows[0].value > shown.rows[0].value)
+    assert board.page(max_age_s=60) is shown
+    time.sleep(0.02)
+    assert board.page(max_age_s=0.01).rows[0].value > shown.rows[0].value
+
+
+def test_what_a_command_did_shows_on_the_next_shared_page(board: Board) -> None:
+    def shows() -> list[tuple[int, State]]:
+        assert board.page(max_age_s=60) == board.page()
+        return [(found.id, found.state) for found in board.page(max_age_s=60).rows]
+
+    assert shows() == []
+    [id] = board.start(wait_for_ever, name="x")
+    assert shows() == [(id, State.RUNNING)]
+    board.stop([id])
+    assert shows()[0][1] in (State.STOPPING, State.STOPPED)
+    wait_until(lambda: shows() == [(id, State.STOPPED)])
+    board.restart([id])
+    assert shows() == [(id, State.RUNNING)]
+    board.stop([id])
+    wait_until(lambda: shows() == [(id, State.STOPPED)])
+    board.remove([id])
+    assert shows() == []
+
+
+def test_of_readers_who_share_one_reads_for_all(runner: LoopRunner) -> None:
+    class SlowReader(Board):
+        def _row(self, record: Any, edits: Any) -> Row:
+            read.append(record)
+            time.sleep(0.05)
+            return super()._row(record, edits)
+
+    read: list[object] = []
+    board = SlowReader(runner)
+    board.start(wait_for_ever, name="x")
+    with ThreadPoolExecutor(8) as pool:
+        pages = [future.result() for future in [pool.submit(board.page, max_age_s=60) for _ in range(8)]]
+    assert len(read) == 1
+    assert all(page is pages[0] for page in pages)
+
+
 def test_a_row_that_is_read_while_its_counter_is_restarted_tells_no_lie(runner: LoopRunner) -> None:
     class SlowReader(Board):
         def _row(self, record: Any, edits: Any) -> Row:
@@ -2088,7 +2148,8 @@ def test_a_storm_of_commands_from_many_threads_loses_nothing(
         dice = random.Random(seed)
         last: dict[tuple[int, float], Row] = {}
         while time.monotonic() < over:
-            rows = board.page(owner="me", limit=1_000, match=dice.choice(["", "x"])).rows
+            age_s = 0.02 * (seed % 2)  # half of them share
+            rows = board.page(owner="me", limit=1_000, match=dice.choice(["", "x"]), max_age_s=age_s).rows
             assert len({found.id for found in rows}) == len(rows)
             for found in rows:
                 before = last.get((found.id, found.started_at), found)
