@@ -11,13 +11,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import pyarrow as pa
 import streamlit as st
 from streamlit import runtime
-from streamlit.delta_generator import DeltaGenerator
-from streamlit.errors import StreamlitInvalidLayoutContextError
 
 from loop_runner import LoopHealth
 from tasks import (
@@ -42,6 +40,7 @@ from tasks import (
 Color = Literal["violet", "green", "yellow", "orange", "gray", "blue", "red"]
 
 ROWS = 50  # on a page of the table
+SHARED_S = 0.5  # for so long those who are shown the same rows share what was read and made of them
 CARDS = 12  # on a page of cards; as long as there are no more counters, cards are what a visitor sees first
 COLORS: dict[State, Color] = {
     State.QUEUED: "violet",
@@ -60,21 +59,6 @@ ICONS = {
     State.STOPPED: ":material/stop:",
     State.DONE: ":material/check:",
     State.FAILED: ":material/error:",
-}
-COLUMNS = {
-    "name": st.column_config.TextColumn("Name", pinned=True),
-    "state": st.column_config.MultiselectColumn(
-        "State", options=list(COLORS), color=list(COLORS.values()), width="small"
-    ),
-    "value": st.column_config.NumberColumn("Value", format="localized"),
-    "progress": st.column_config.ProgressColumn("Progress", min_value=0, max_value=100, format="%d %%"),
-    "history": st.column_config.LineChartColumn("Last 30 s"),
-    "job": st.column_config.TextColumn("Job"),
-    "interval": st.column_config.NumberColumn("Every", format="%g s"),
-    "late": st.column_config.NumberColumn("Late", format="%.1f ms", help="How late its last beat came"),
-    "whose": st.column_config.TextColumn("Whose"),
-    "started": st.column_config.DatetimeColumn("Started", format="distance"),
-    "note": st.column_config.TextColumn("Note", help="The error of a failed one; where a stuck one stands"),
 }
 OUTDATED = "runs code from before an edit"
 LABELS = {"n": "The number", "name": "The name", "interval_s": "The interval", "target": "The target"}
@@ -106,9 +90,9 @@ def the_board() -> Board:
 
 def memory() -> Memory:
     """Give what outlives a rerun of this visitor's page beside the widgets; "Clear cache" empties it."""
-    if "memory" not in st.session_state:
-        st.session_state.memory = Memory(owner=secrets.token_hex(8), told=[], ids=[], positions=[], selected=[])
-    return cast(Memory, st.session_state.memory)
+    if (kept := st.session_state.get("memory")) is None:
+        kept = st.session_state.memory = Memory(owner=secrets.token_hex(8), told=[], ids=[], positions=[], selected=[])
+    return cast(Memory, kept)
 
 
 def owner() -> str:
@@ -121,9 +105,8 @@ def page() -> None:
     with st.sidebar:
         form()
     st.title("Live counters")
-    top = st.container()  # filled by the part that refreshes, above what does not
     toolbar()
-    live(top)
+    live()
 
 
 # The sidebar
@@ -218,7 +201,8 @@ def toolbar() -> None:
             on_change=first_page,
             bind="query-params",
         )
-        st.session_state.view = view(the_board().page(limit=0, owner=owner()))
+        if not memory().get("view_chosen"):
+            st.session_state.view = fitting_view(the_board().page(limit=0, owner=owner()))
         st.segmented_control(
             "View", ["Cards", "Table"], key="view", required=True, label_visibility="collapsed", on_change=choose_view
         )
@@ -234,10 +218,8 @@ def toolbar() -> None:
         )
 
 
-def view(shown: Page) -> str:
-    """Say how to show the counters: the way the visitor chose, else as cards for as long as they are few."""
-    if memory().get("view_chosen") and (chosen := st.session_state.get("view")):
-        return str(chosen)
+def fitting_view(shown: Page) -> str:
+    """Say how to show the counters to a visitor who has not chosen: as cards for as long as they are few."""
     return "Cards" if sum(shown.states.values()) <= CARDS else "Table"
 
 
@@ -245,40 +227,36 @@ def view(shown: Page) -> str:
 
 
 @st.fragment(run_every=1.0)
-def live(top: DeltaGenerator) -> None:
-    board = the_board()
-    board.renew(owner())
-    while told := memory()["told"]:
-        text, icon = told.pop(0)
+def live() -> None:
+    board, kept, view = the_board(), memory(), st.session_state.get("view")
+    board.renew(kept["owner"])
+    while kept["told"]:
+        text, icon = kept["told"].pop(0)
         st.toast(text, icon=icon)
-    size = CARDS if st.session_state.get("view") == "Cards" else ROWS
-    read = partial(board.page, limit=size, owner=owner(), **filters())
+    size = CARDS if view == "Cards" else ROWS
+    read = partial(board.page, limit=size, owner=kept["owner"], max_age_s=SHARED_S, **filters())
     number = st.session_state.get("page", 1)
     shown = read(offset=(number - 1) * size)
     last = math.ceil(shown.matched / size)
     if number > last > 0:
         number = st.session_state.page = last
         shown = read(offset=(number - 1) * size)
-    if view(shown) != st.session_state.get("view"):
+    if view != fitting_view(shown) and not kept.get("view_chosen"):
         st.rerun()  # the whole page, for the switch is outside
     totals, health = board.totals(), board.runner.health()
-    try:
-        with top:
-            metrics(totals, health, hidden=sum(totals.states.values()) - sum(shown.states.values()))
-            notice(health)
-    except StreamlitInvalidLayoutContextError:
-        st.rerun()  # the whole page, whose last run did not come this far: it failed, or was interrupted
+    metrics(totals, health, hidden=sum(totals.states.values()) - sum(shown.states.values()))
+    notice(health)
     if not shown.rows:
         nothing(shown)
     elif size == CARDS:
-        cards(shown.rows)
+        cards(shown.rows, kept.get("open"))
     else:
-        table(shown.rows)
+        table(shown, kept)
     if last > 1 and st.pagination(last, key="page", bind="query-params") != number:
         st.rerun()  # it was in the address
     if shown.rows and size == ROWS:
-        act_on_selection(shown.rows)
-    detail(board)
+        act_on_selection(shown.rows, kept)
+    detail(board, kept)
 
 
 def metrics(totals: Totals, health: LoopHealth, hidden: int) -> None:
@@ -330,14 +308,14 @@ def nothing(shown: Page) -> None:
         )
 
 
-def cards(rows: Sequence[Row]) -> None:
+def cards(rows: Sequence[Row], opened: int | None) -> None:
     with st.grid(4, min_column_width=230):
         for row in rows:
             with st.container(border=True, height="stretch"):
-                card(row)
+                card(row, opened=row.id == opened)
 
 
-def card(row: Row) -> None:
+def card(row: Row, *, opened: bool) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute"):
         st.text(row.name, width="content")
         st.badge(row.state, icon=ICONS[row.state], color=COLORS[row.state])
@@ -356,7 +334,6 @@ def card(row: Row) -> None:
         else:
             button("Restart", "restart_alt", restart, row)
             button("Remove", "delete", remove, row)
-        opened = memory().get("open") == row.id
         st.button(
             "Close" if opened else "Details",
             key=f"open_{row.id}",
@@ -378,26 +355,24 @@ def button(label: str, icon: str, act: Callable[[Sequence[int]], None], row: Row
     )
 
 
-def table(rows: Sequence[Row]) -> None:
-    ids = [row.id for row in rows]
-    chosen = [id for id in selected() if id in ids]
-    keep_selection(ids, chosen)
+def table(shown: Page, kept: Memory) -> None:
+    keep_selection([row.id for row in shown.rows], kept)
     st.dataframe(
-        columns(rows),
+        shown.kept.get("table") or shown.kept.setdefault("table", columns(shown.rows)),
         key="table",
         on_select="rerun",
         selection_mode="multi-row",
         hide_index=True,
-        height=35 * (min(len(rows), 15) + 1) + 3,
+        height=35 * (min(len(shown.rows), 15) + 1) + 3,
         column_config=COLUMNS,
         alt="The counters: name, state, value, progress and more, one row each",
     )
 
 
-def act_on_selection(rows: Sequence[Row]) -> None:
+def act_on_selection(rows: Sequence[Row], kept: Memory) -> None:
     """Show what can be done with the selected counters."""
-    chosen = selected()
-    memory()["open"] = chosen[0] if len(chosen) == 1 else None
+    chosen = kept["selected"]
+    kept["open"] = chosen[0] if len(chosen) == 1 else None
     if not chosen:
         return
     states = [row.state for row in rows if row.id in chosen]
@@ -418,6 +393,30 @@ def act_on_selection(rows: Sequence[Row]) -> None:
         st.caption(f"{len(chosen)} selected")
 
 
+def lean(config: Any) -> Any:
+    """Leave out what is None: Streamlit copies and reads all there is at every refresh, for a twelfth of its time."""
+    return {key: lean(value) for key, value in config.items() if value is not None} if type(config) is dict else config
+
+
+COLUMNS: dict[str, Any] = lean(
+    {
+        "name": st.column_config.TextColumn("Name", pinned=True),
+        "state": st.column_config.MultiselectColumn(
+            "State", options=list(COLORS), color=list(COLORS.values()), width="small"
+        ),
+        "value": st.column_config.NumberColumn("Value", format="localized"),
+        "progress": st.column_config.ProgressColumn("Progress", min_value=0, max_value=100, format="%d %%"),
+        "history": st.column_config.LineChartColumn("Last 30 s"),
+        "job": "Job",
+        "interval": st.column_config.NumberColumn("Every", format="%g s"),
+        "late": st.column_config.NumberColumn("Late", format="%.1f ms", help="How late its last beat came"),
+        "whose": "Whose",
+        "started": st.column_config.DatetimeColumn("Started", format="distance"),
+        "note": st.column_config.TextColumn("Note", help="The error of a failed one; where a stuck one stands"),
+    }
+)
+
+
 def columns(rows: Sequence[Row]) -> pa.Table:
     made: dict[str, tuple[list[object], pa.DataType]] = {
         "name": ([row.name for row in rows], pa.string()),
@@ -435,33 +434,31 @@ def columns(rows: Sequence[Row]) -> pa.Table:
     return pa.table({name: pa.array(values, kind) for name, (values, kind) in made.items()})
 
 
-def keep_selection(ids: list[int], chosen: list[int]) -> None:
+def keep_selection(ids: list[int], kept: Memory) -> None:
     """Move the selection to where its counters stand now, if the rows are not those of the last refresh."""
-    kept = memory()
+    note_selection(kept)
     if ids != kept["ids"]:
         kept["ids"] = ids
-        kept["positions"] = positions = [ids.index(id) for id in chosen]
-        kept["selected"] = chosen
+        kept["selected"] = [id for id in kept["selected"] if id in ids]
+        kept["positions"] = positions = [ids.index(id) for id in kept["selected"]]
         st.session_state.table = {"selection": {"rows": positions, "columns": [], "cells": []}}
 
 
-def selected() -> list[int]:
-    """List the ids of the selected rows: the table tells positions, which are made ids as soon as they change."""
-    kept = memory()
+def note_selection(kept: Memory) -> None:
+    """Note the ids of the selected rows: the table tells positions, which are made ids as soon as they change."""
     positions = list(st.session_state.get("table", {}).get("selection", {}).get("rows", []))
     if positions != kept["positions"]:
         kept["positions"] = positions
         kept["selected"] = [kept["ids"][position] for position in positions if position < len(kept["ids"])]
-    return list(kept["selected"])
 
 
-def detail(board: Board) -> None:
-    if (id := memory().get("open")) is None:
+def detail(board: Board, kept: Memory) -> None:
+    if (id := kept.get("open")) is None:
         return
     try:
         found = board.detail(id)
     except KeyError:
-        memory()["open"] = None
+        kept["open"] = None
         st.info("This counter was removed in the meantime.", icon=":material/delete:")
         return
     with st.container(border=True):
@@ -524,7 +521,9 @@ def act(command: Callable[[Sequence[int]], int], ids: Sequence[int], done: str) 
 
 
 def act_on_selected(act: Callable[[Sequence[int]], None]) -> None:
-    act(selected())
+    kept = memory()
+    note_selection(kept)
+    act(kept["selected"])
 
 
 def stop_all() -> None:

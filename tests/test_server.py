@@ -106,7 +106,7 @@ def test_edits_lose_nothing_and_new_code_runs(tmp_path: Path, watcher: str) -> N
             server.edit("tasks.py", lambda text: text + job + '\n\nJOBS["Hundreds"] = hundreds\n')
             method = "    # Commands\n\n    def hello(self) -> str:\n        return f'hello {len(self._records)}'\n"
             server.edit("tasks.py", lambda text: text.replace("    # Commands\n", method))
-            reload(server, visitor, "app.py", "    live(top)\n", "    live(top)\n    st.write(the_board().hello())\n")
+            reload(server, visitor, "app.py", "    live()\n", "    live()\n    st.write(the_board().hello())\n")
             assert "hello 6" in visitor.text()
             visitor.click("start", new_job="Hundreds", new_n=1, new_name="new")
             wait_until(lambda: server.look("[r.value for r in board.page(match='new').rows]") == [100])
@@ -156,11 +156,11 @@ def test_clearing_the_cache_ends_all_with_their_clean_up_and_a_fresh_board_comes
     visitor.click("start", new_job="Cleans up", new_n=1000)
     wait_until(lambda: server.look("board.totals().ticks") >= 1000)
     server.look("sys.modules.__setitem__('old', board)")
-    clear = "    live(top)\n    st.cache_resource.clear()\n"
-    server.edit("app.py", lambda text: text.replace("    live(top)\n", clear))
+    clear = "    live()\n    st.cache_resource.clear()\n"
+    server.edit("app.py", lambda text: text.replace("    live()\n", clear))
     wait_until(lambda: visitor.ask() and server.look("sys.modules['old'].runner.closed"))  # when the edit was noticed
     assert server.healthy()
-    server.edit("app.py", lambda text: text.replace(clear, "    live(top)\n"))
+    server.edit("app.py", lambda text: text.replace(clear, "    live()\n"))
     wait_until(lambda: visitor.ask() and server.look("not board.runner.closed"))
     assert server.healthy()
     wait_until(lambda: cleaned(server) == 1000)
