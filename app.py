@@ -72,6 +72,7 @@ class Memory(TypedDict):
     ids: list[int]  # of the rows of the table
     positions: list[int]  # of the selected rows
     selected: list[int]  # their ids
+    last: NotRequired[int]  # the number of pages
     open: NotRequired[int | None]  # the counter whose details are shown
     view_chosen: NotRequired[bool]  # by the visitor
     error: NotRequired[str | None]  # of the form
@@ -106,7 +107,10 @@ def page() -> None:
         form()
     st.title("Live counters")
     toolbar()
-    live()
+    refreshed = st.container()
+    pagination()  # shown below what is refreshed, and made before, for that asks which page to show
+    with refreshed:
+        live()
 
 
 # The sidebar
@@ -175,7 +179,7 @@ def start() -> None:
         tell(f"Started {counters(len(ids))}.", ":material/play_arrow:")
 
 
-# The toolbar. It is not refreshed, for each element that is costs the server about as much as all there is in it.
+# What is not refreshed, for each element that is costs the server a twentieth more
 
 
 def toolbar() -> None:
@@ -223,26 +227,38 @@ def fitting_view(shown: Page) -> str:
     return "Cards" if sum(shown.states.values()) <= CARDS else "Table"
 
 
+def pagination() -> None:
+    """Show which pages there are, if there are several."""
+    last = memory()["last"] = last_page(the_board().page(limit=0, owner=owner(), **filters()))
+    if st.session_state.get("page", 1) > last:
+        st.session_state.page = last
+    if last > 1:
+        st.pagination(last, key="page", bind="query-params")
+
+
+def size_of_page() -> int:
+    return CARDS if st.session_state.get("view") == "Cards" else ROWS
+
+
+def last_page(shown: Page) -> int:
+    return max(1, math.ceil(shown.matched / size_of_page()))
+
+
 # The part that refreshes: every second, and at a click in it, without the rest of the page
 
 
 @st.fragment(run_every=1.0)
 def live() -> None:
-    board, kept, view = the_board(), memory(), st.session_state.get("view")
+    board, kept = the_board(), memory()
     board.renew(kept["owner"])
     while kept["told"]:
         text, icon = kept["told"].pop(0)
         st.toast(text, icon=icon)
-    size = CARDS if view == "Cards" else ROWS
-    read = partial(board.page, limit=size, owner=kept["owner"], max_age_s=SHARED_S, **filters())
-    number = st.session_state.get("page", 1)
-    shown = read(offset=(number - 1) * size)
-    last = math.ceil(shown.matched / size)
-    if number > last > 0:
-        number = st.session_state.page = last
-        shown = read(offset=(number - 1) * size)
-    if view != fitting_view(shown) and not kept.get("view_chosen"):
-        st.rerun()  # the whole page, for the switch is outside
+    size, first = size_of_page(), st.session_state.get("page", 1) - 1
+    shown = board.page(offset=first * size, limit=size, owner=kept["owner"], max_age_s=SHARED_S, **filters())
+    fits = kept.get("view_chosen") or st.session_state.get("view") == fitting_view(shown)
+    if not fits or last_page(shown) != kept.get("last"):
+        st.rerun()  # the whole page, for the switch and the pagination are outside
     totals, health = board.totals(), board.runner.health()
     metrics(totals, health, hidden=sum(totals.states.values()) - sum(shown.states.values()))
     notice(health)
@@ -252,9 +268,6 @@ def live() -> None:
         cards(shown.rows, kept.get("open"))
     else:
         table(shown, kept)
-    if last > 1 and st.pagination(last, key="page", bind="query-params") != number:
-        st.rerun()  # it was in the address
-    if shown.rows and size == ROWS:
         act_on_selection(shown.rows, kept)
     detail(board, kept)
 

@@ -11,6 +11,7 @@ NiceGUI and Dash need a Python that has them (`pip install nicegui dash waitress
 """
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -135,6 +136,21 @@ def first_state(kind: str, element: Any) -> WidgetState | None:
     elif kind != "number_input":
         return None
     return state
+
+
+class Apart(Visitor):
+    """A visitor who looks at rows that nobody else does."""
+
+    places = itertools.count(1)
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.place = next(self.places)
+
+    def _note(self, answer: ForwardMsg) -> None:
+        super()._note(answer)
+        if answer.delta.new_element.WhichOneof("type") == "pagination":
+            self.states[answer.delta.new_element.pagination.id].int_value = self.place
 
 
 class WholePage(Visitor):
@@ -321,6 +337,7 @@ def answers(url: str) -> bool:
 APPS_AND_VISITORS: dict[str, tuple[str, type[Visitor]]] = {
     "an empty fragment": ("empty", Visitor),
     "ours": ("", Visitor),
+    "ours, each visitor other rows": ("", Apart),
     "ours, the whole page": ("", WholePage),
     "the article's app": ("article", Watcher),
     "NiceGUI": ("in_nicegui", NiceGuiVisitor),
@@ -513,7 +530,7 @@ def all_cases(*, quick: bool) -> list[Case]:
     ]
     if not quick:
         cases[1:1] = [make_case("ours", 10)]
-        cases[3:3] = [make_case("ours", 10_000)]
+        cases[3:3] = [make_case("ours", 10_000), make_case("ours, each visitor other rows", 10_000)]
         cases.append(make_case("ours, the whole page", 100, sessions=8))
         if OTHERS:
             cases += [make_case("NiceGUI", 100), make_case("Dash", 100)]
@@ -636,6 +653,7 @@ def notes(*, quick: bool, chromium: list[Result]) -> Iterator[str]:
             f"Chromium received {result['chromium']:,.0f} bytes per refresh, our visitor {result['visitor']:,.0f}:"
             f" {ratio:.3f} of it. The widget states that both send are {same}."
         )
+    yield "Visitors who look at the same rows share them: so do the twenty, but for those who look at other rows each."
     yield "The article's app is rebuilt from its description: 50 threads, 50 lines with a button, a rerun each second."
     if quick:
         yield "NiceGUI, Dash and Chromium are left out of quick runs."
