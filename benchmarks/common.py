@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-CASE_TIMEOUT_S = 150.0
+CASE_TIMEOUT_S = 150.0  # unless the case has its own: `timeout_s`
 
 Case = dict[str, Any]
 Result = dict[str, Any]
@@ -46,7 +46,7 @@ def run_case(module: str, case: Case) -> Result | None:
     # In a group of its own, so that whatever the case starts can be ended with it.
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        output, _ = child.communicate(timeout=CASE_TIMEOUT_S)
+        output, _ = child.communicate(timeout=case.get("timeout_s", CASE_TIMEOUT_S))
         return json.loads(output.splitlines()[-1]) if child.returncode == 0 else None
     except subprocess.TimeoutExpired:
         return None

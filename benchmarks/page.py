@@ -1,6 +1,6 @@
 """What one refresh of the page costs the server: ours against an empty fragment, the article's app, NiceGUI and Dash.
 
-    python -m benchmarks.page           # about 13 minutes
+    python -m benchmarks.page           # about 15 minutes
     python -m benchmarks.page --quick   # about 2 minutes
 
 Each case is a server of its own, with visitors over real websockets (Dash: over HTTP) who refresh once a second, each
@@ -54,7 +54,7 @@ SETTLE_S = 2.5  # after visitors came or went
 PATIENCE_S = 30.0  # for a server to answer, and for all counters to count
 PUSHED_S = 1e-4  # nothing answers so fast: the server sent it without being asked
 LATE_S = 1.5  # a gap between two refreshes beyond this is late
-OPEN_S = 15.0  # for one more step of visitors to open the page
+OPEN_S = 60.0  # for one more step of visitors to open the page
 LATE_SHARE = 0.01  # of the gaps, that a server which holds its sessions may have
 # Makes the histories of the counters shown, and of the totals, as long as they are after a minute.
 FILL = (
@@ -272,10 +272,10 @@ class Served:
 
 
 @contextmanager
-def serve_streamlit(app: str, n: int) -> Iterator[Served]:
+def serve_streamlit(app: str, n: int, *flags: str) -> Iterator[Served]:
     """Run the product with its configuration, or another app in its place, with `n` counters."""
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
+        server = Server(Path(folder), *flags)
         if app:
             (server.folder / "app.py").write_text((APPS / f"{app}.py").read_text())
         try:
@@ -346,13 +346,13 @@ APPS_AND_VISITORS: dict[str, tuple[str, type[Visitor]]] = {
 
 
 @contextmanager
-def serve(what: str, n: int) -> Iterator[tuple[Served, type[Visitor]]]:
+def serve(what: str, n: int, *flags: str) -> Iterator[tuple[Served, type[Visitor]]]:
     app, kind = APPS_AND_VISITORS[what]
     if app.startswith("in_"):
         with serve_other(app, n) as served:
             yield served, kind
     else:
-        with serve_streamlit(app, 0 if app == "article" else n) as served:
+        with serve_streamlit(app, 0 if app == "article" else n, *flags) as served:
             yield served, kind
 
 
@@ -506,10 +506,11 @@ def measure(case: Case) -> Result:
     """Run one case."""
     if case["kind"] == "chromium":
         return check_against_chromium(case)
-    with serve(case["what"], case["n"]) as (served, kind):
+    with serve(case["what"], case["n"], *case.get("flags", ())) as (served, kind):
         run = measure_capacity if case["kind"] == "capacity" else measure_refresh
         # In good time: a case that has to be killed would leave its server behind.
-        return asyncio.run(asyncio.wait_for(run(served, kind, case), common.CASE_TIMEOUT_S - PATIENCE_S * 1.5))
+        seconds = case.get("timeout_s", common.CASE_TIMEOUT_S) - PATIENCE_S * 1.5
+        return asyncio.run(asyncio.wait_for(run(served, kind, case), seconds))
 
 
 # All cases
@@ -628,7 +629,7 @@ def main() -> None:
     cases = all_cases(quick=quick)
     measured = Measured(cases, common.run_in_turns("benchmarks.page", cases, 1 if quick else 2))
     steps: Case = {"kind": "capacity", "what": "ours", "n": 100, "step": 25, "most": 250, "window_s": 8.0}
-    steps |= {"step": 50, "window_s": 3.0} if quick else {}
+    steps |= {"step": 50, "window_s": 3.0} if quick else {"timeout_s": 600.0}
     (capacity,) = common.run_in_turns("benchmarks.page", [steps], 1)
     check: Case = {"kind": "chromium", "n": 100, "window_s": 10}
     (chromium,) = [[]] if quick else common.run_in_turns("benchmarks.page", [check], 1)
