@@ -153,9 +153,11 @@ def workers() -> list[psutil.Process]:
 
 
 def busy(worker: psutil.Process) -> bool:
-    """Tell whether a worker process computes, and does not only start up."""
-    before = worker.cpu_times().user
-    wait_until(lambda: worker.cpu_times().user > before + 0.05)
+    """Wait until a worker process has been given its function, whose module loads pyarrow; give True.
+
+    A Stop before that, while it still starts up, can leave it idle: the README tells so under "Limits".
+    """
+    wait_until(lambda: any("pyarrow" in part.path for part in worker.memory_maps()))
     return True
 
 
