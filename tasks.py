@@ -872,7 +872,8 @@ class Board:
         self._expire()
         if max_age_s <= 0:
             return self._page(offset, limit, match, states, owner)
-        key = (offset, limit, match, frozenset(states), owner if owner in self._audiences else None)
+        owner = owner if owner in self._audiences else None  # who has none of his own is shown what everyone is
+        key = (offset, limit, match, frozenset(states), owner)
         with self._sharing:  # one reads, the others wait for it: nobody is shown what is older than what he saw
             changes, read_at, page = self._pages.get(key, (-1, 0.0, None))
             if page is None or changes != self._changes or time.monotonic() - read_at >= max_age_s:

@@ -1496,6 +1496,21 @@ def test_what_a_command_did_shows_on_the_next_shared_page(board: Board) -> None:
     assert shows() == []
 
 
+def test_a_counter_that_becomes_private_during_a_read_is_not_shared(board: Board) -> None:
+    class Meanwhile(dict[Any, Any]):
+        def get(self, *args: Any) -> Any:
+            if owners:
+                board.start(wait_for_ever, name="mine", owner=owners.pop())
+            return super().get(*args)
+
+    owners = ["me"]
+    board.start(wait_for_ever, name="everyone's")
+    board._pages = Meanwhile()
+    board.page(owner="me", max_age_s=60)
+    assert names(board, max_age_s=60) == ["everyone's"]
+    assert names(board, owner="me", max_age_s=60) == ["mine", "everyone's"]
+
+
 def test_of_readers_who_share_one_reads_for_all(runner: LoopRunner) -> None:
     class SlowReader(Board):
         def _row(self, record: Any, edits: Any) -> Row:
