@@ -40,8 +40,8 @@ from tasks import (
 Color = Literal["violet", "green", "yellow", "orange", "gray", "blue", "red"]
 
 ROWS = 50  # on a page of the table
-SHARED_S = 0.5  # for so long those who are shown the same rows share what was read and made of them
 CARDS = 12  # on a page of cards; as long as there are no more counters, cards are what a visitor sees first
+SHARED_S = 0.5  # for so long those who are shown the same rows share what was read and made of them
 COLORS: dict[State, Color] = {
     State.QUEUED: "violet",
     State.RUNNING: "green",

@@ -153,16 +153,16 @@ class LoopRunner:
         """Tell how late the loop answers and what blocks it; never waits for the loop."""
         now = time.monotonic()
         lags = [lag for when, lag in list(self._pings) if when > now - LAG_WINDOW_S]
-        worst = list(self._worst.values())
+        worst = {second: lag for second, lag in self._worst.copy().items() if second > now - LAG_WINDOW_S}
         blocked = self._blocked
         if blocked:
             lags.append(now - blocked[0])
-            worst.append(now - blocked[0])
+            worst[int(now)] = max(now - blocked[0], worst.get(int(now), 0.0))
         lags = sorted(lags) or [0.0]
         return LoopHealth(
             lag_p50_s=lags[len(lags) // 2],
             lag_p99_s=lags[min(len(lags) - 1, int(len(lags) * 0.99))],
-            lag_history_s=tuple(worst[-int(LAG_WINDOW_S) :]),
+            lag_history_s=tuple(worst.values()),
             blocked=Block(blocked[1], blocked[2], now - blocked[0]) if blocked else None,
             recent_blocks=tuple(self._blocks),
         )

@@ -272,10 +272,10 @@ class Served:
 
 
 @contextmanager
-def serve_streamlit(app: str, n: int, *flags: str) -> Iterator[Served]:
+def serve_streamlit(app: str, n: int) -> Iterator[Served]:
     """Run the product with its configuration, or another app in its place, with `n` counters."""
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), *flags)
+        server = Server(Path(folder))
         if app:
             (server.folder / "app.py").write_text((APPS / f"{app}.py").read_text())
         try:
@@ -346,13 +346,13 @@ APPS_AND_VISITORS: dict[str, tuple[str, type[Visitor]]] = {
 
 
 @contextmanager
-def serve(what: str, n: int, *flags: str) -> Iterator[tuple[Served, type[Visitor]]]:
+def serve(what: str, n: int) -> Iterator[tuple[Served, type[Visitor]]]:
     app, kind = APPS_AND_VISITORS[what]
     if app.startswith("in_"):
         with serve_other(app, n) as served:
             yield served, kind
     else:
-        with serve_streamlit(app, 0 if app == "article" else n, *flags) as served:
+        with serve_streamlit(app, 0 if app == "article" else n) as served:
             yield served, kind
 
 
@@ -506,7 +506,7 @@ def measure(case: Case) -> Result:
     """Run one case."""
     if case["kind"] == "chromium":
         return check_against_chromium(case)
-    with serve(case["what"], case["n"], *case.get("flags", ())) as (served, kind):
+    with serve(case["what"], case["n"]) as (served, kind):
         run = measure_capacity if case["kind"] == "capacity" else measure_refresh
         # In good time: a case that has to be killed would leave its server behind.
         seconds = case.get("timeout_s", common.CASE_TIMEOUT_S) - PATIENCE_S * 1.5
