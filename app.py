@@ -107,10 +107,7 @@ def page() -> None:
         form()
     st.title("Live counters")
     toolbar()
-    refreshed = st.container()
-    pagination()  # shown below what is refreshed, and made before, for that asks which page to show
-    with refreshed:
-        live()
+    live(the_board())
 
 
 # The sidebar
@@ -189,7 +186,7 @@ def toolbar() -> None:
             "Search",
             key="match",
             type="search",
-            live="300ms",
+            live=True,  # a quarter of a second after the last letter
             placeholder="Search",
             label_visibility="collapsed",
             on_change=first_page,
@@ -220,6 +217,7 @@ def toolbar() -> None:
             icon=":material/delete_sweep:",
             on_click=remove_ended,
         )
+        pagination()
 
 
 def fitting_view(shown: Page) -> str:
@@ -248,8 +246,10 @@ def last_page(shown: Page) -> int:
 
 
 @st.fragment(run_every=1.0)
-def live() -> None:
-    board, kept = the_board(), memory()
+def live(board: Board) -> None:
+    if board.runner.closed:
+        st.rerun()  # the whole page, which gets the board of now: somebody cleared the cache
+    kept = memory()
     board.renew(kept["owner"])
     while kept["told"]:
         text, icon = kept["told"].pop(0)
@@ -335,7 +335,7 @@ def card(row: Row, *, opened: bool) -> None:
     whose = " · private" if row.private else ""
     st.metric(f"{row.job} · every {row.interval_s:g} s{whose}", f"{row.value:,}", chart_data=row.history)
     if note := row.error or row.where:
-        st.caption(literal(note))
+        st.markdown(literal(note))
     if row.outdated:
         st.badge(OUTDATED, icon=":material/history:", color="yellow")
     if row.target is not None:
@@ -610,6 +610,7 @@ def literal(text: str) -> str:
 
 if not runtime.exists():
     if __name__ != "__mp_main__":  # that is a worker process, which only wants what this file imports
+        columns([])  # has pyarrow load pandas now, and not when the first visitor comes
         app = st.App(__file__, lifespan=lifespan)  # `streamlit run` finds this, and serves it
 elif __name__ == "__main__":  # else it was imported: by an app with jobs of its own, which calls page() itself
     page()

@@ -1,5 +1,6 @@
 """What holds whatever happens to the server: edits, cleared caches, signals, kills, blocked code."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.sessions import Session
 from serving import Server, Visitor, wait_until
 
 JOBS = '''
@@ -43,6 +45,7 @@ async def blocks(counter):
 
 JOBS |= {"Cleans up": cleans_up, "Deaf": deaf, "Blocks": blocks}
 '''
+LIVE = "    live(the_board())\n"  # what the page ends with
 VALUES = "[r.value for r in board.page().rows]"
 
 
@@ -106,7 +109,7 @@ def test_edits_lose_nothing_and_new_code_runs(tmp_path: Path, watcher: str) -> N
             server.edit("tasks.py", lambda text: text + job + '\n\nJOBS["Hundreds"] = hundreds\n')
             method = "    # Commands\n\n    def hello(self) -> str:\n        return f'hello {len(self._records)}'\n"
             server.edit("tasks.py", lambda text: text.replace("    # Commands\n", method))
-            reload(server, visitor, "app.py", "    live()\n", "    live()\n    st.write(the_board().hello())\n")
+            reload(server, visitor, "app.py", LIVE, LIVE + "    st.write(the_board().hello())\n")
             assert "hello 6" in visitor.text()
             visitor.click("start", new_job="Hundreds", new_n=1, new_name="new")
             wait_until(lambda: server.look("[r.value for r in board.page(match='new').rows]") == [100])
@@ -150,6 +153,19 @@ def test_twenty_sessions_racing_make_one_loop(server: Server) -> None:
     wait_until(lambda: server.loop_threads() == ["counters"])
 
 
+def test_a_page_that_only_refreshes_gets_the_board_of_now_when_the_cache_was_cleared(server: Server) -> None:
+    async def refresh_after_clearing() -> list[str]:
+        visitor = Session(server.start().url)
+        await visitor.open()
+        await asyncio.to_thread(server.look, "__import__('streamlit').cache_resource.clear()")
+        await visitor.run(visitor.fragments[-1])
+        await visitor.close()
+        return visitor.errors
+
+    assert asyncio.run(refresh_after_clearing()) == []
+    assert server.look("not board.runner.closed")
+
+
 def test_clearing_the_cache_ends_all_with_their_clean_up_and_a_fresh_board_comes_up(server: Server) -> None:
     # On a busy machine a thousand clean-ups can take longer than the five seconds of the product.
     server.edit("loop_runner.py", lambda text: text.replace("timeout_s: float = 5.0", "timeout_s: float = 30.0"))
@@ -157,11 +173,11 @@ def test_clearing_the_cache_ends_all_with_their_clean_up_and_a_fresh_board_comes
     visitor.click("start", new_job="Cleans up", new_n=1000)
     wait_until(lambda: server.look("board.totals().ticks") >= 1000)
     server.look("sys.modules.__setitem__('old', board)")
-    clear = "    live()\n    st.cache_resource.clear()\n"
-    server.edit("app.py", lambda text: text.replace("    live()\n", clear))
+    clear = LIVE + "    st.cache_resource.clear()\n"
+    server.edit("app.py", lambda text: text.replace(LIVE, clear))
     wait_until(lambda: visitor.ask() and server.look("sys.modules['old'].runner.closed"))  # when the edit was noticed
     assert server.healthy()
-    server.edit("app.py", lambda text: text.replace(clear, "    live()\n"))
+    server.edit("app.py", lambda text: text.replace(clear, LIVE))
     wait_until(lambda: visitor.ask() and server.look("not board.runner.closed"))
     assert server.healthy()
     wait_until(lambda: cleaned(server) == 1000)
