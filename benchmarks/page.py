@@ -1,6 +1,6 @@
 """What one refresh of the page costs the server: ours against an empty fragment, the article's app, NiceGUI and Dash.
 
-    python -m benchmarks.page           # about 15 minutes
+    python -m benchmarks.page           # about 20 minutes
     python -m benchmarks.page --quick   # about 2 minutes
 
 Each case is a server of its own, with visitors over real websockets (Dash: over HTTP) who refresh once a second, each
@@ -538,6 +538,11 @@ def all_cases(*, quick: bool) -> list[Case]:
     return cases
 
 
+def capacity_case(what: str, *, step: int, quick: bool = False) -> Case:
+    case: Case = {"kind": "capacity", "what": what, "n": 100, "step": step, "most": 400, "window_s": 8.0}
+    return case | ({"window_s": 3.0} if quick else {"timeout_s": 600.0})
+
+
 def title(case: Case) -> str:
     shown = "" if case["what"] == "an empty fragment" else ", 10 cards" if case["n"] == 10 else ", 50 rows"
     return f"{case['what']}{shown}, {case['n']:,} counters"
@@ -628,17 +633,23 @@ def main() -> None:
     quick = arguments.quick
     cases = all_cases(quick=quick)
     measured = Measured(cases, common.run_in_turns("benchmarks.page", cases, 1 if quick else 2))
-    steps: Case = {"kind": "capacity", "what": "ours", "n": 100, "step": 25, "most": 250, "window_s": 8.0}
-    steps |= {"step": 50, "window_s": 3.0} if quick else {"timeout_s": 600.0}
-    (capacity,) = common.run_in_turns("benchmarks.page", [steps], 1)
+    steps = [capacity_case("ours", step=50 if quick else 25, quick=quick)]
+    if not quick:
+        steps.append(capacity_case("an empty fragment", step=50))
+    capacity = common.run_in_turns("benchmarks.page", steps, 1)
     check: Case = {"kind": "chromium", "n": 100, "window_s": 10}
     (chromium,) = [[]] if quick else common.run_in_turns("benchmarks.page", [check], 1)
     print(common.machine("streamlit", "websockets", "protobuf"), "\n")
     measured.print_tables()
-    head = ("sessions at 1 Hz, 50 rows", "gaps over 1.5 s, %", "server's CPU %", "visitors' CPU %")
-    levels = [level for result in capacity for level in result["levels"]]
-    common.print_table(head, [[str(sessions), *map(number, rest)] for sessions, *rest in levels])
-    measured.print_targets(capacity)
+    head = ("sessions at 1 Hz", "of", "gaps over 1.5 s, %", "server's CPU %", "visitors' CPU %")
+    rows = [
+        [str(sessions), title(case), *map(number, rest)]
+        for case, results in zip(steps, capacity, strict=True)
+        for result in results
+        for sessions, *rest in result["levels"]
+    ]
+    common.print_table(head, rows)
+    measured.print_targets(capacity[0])
     for note in notes(quick=quick, chromium=chromium):
         print(f"- {note}")
     print()
