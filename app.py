@@ -329,11 +329,16 @@ def cards(rows: Sequence[Row], opened: int | None) -> None:
 
 
 def card(row: Row, *, opened: bool) -> None:
-    with st.container(horizontal=True, horizontal_alignment="distribute"):
-        st.text(row.name, width="content")
-        st.badge(row.state, icon=ICONS[row.state], color=COLORS[row.state])
+    st.text(row.name)
     whose = " · private" if row.private else ""
-    st.metric(f"{row.job} · every {row.interval_s:g} s{whose}", f"{row.value:,}", chart_data=row.history)
+    st.metric(
+        f"{row.job} · every {row.interval_s:g} s{whose}",
+        f"{row.value:,}",
+        f"{ICONS[row.state]} {row.state}",
+        delta_color=COLORS[row.state],
+        delta_arrow="off",
+        chart_data=row.history,
+    )
     if note := row.error or row.where:
         st.markdown(literal(note))
     if row.outdated:
