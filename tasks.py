@@ -64,7 +64,6 @@ LOG_LINES, LOG_WIDTH = 100, 500  # kept of each counter's log; a traceback is cu
 GRID_S = 0.005  # counters start on this grid, so that many share a timer
 BIGGEST = 2**53  # a value that is not smaller cannot be drawn
 PIECE = 1_000  # counters handled before the loop gets to breathe
-SWITCH_S = 0.0005  # after so long a thread of the server lets another one run that wants to
 MANY = 10_000  # counters started at once are worth a word with the garbage collector
 
 _LOADED_AT = time.time()  # Streamlit loads this file, and those of all jobs, again after an edit of any of them
@@ -1264,18 +1263,13 @@ async def lifespan(app: object) -> AsyncIterator[None]:
     """Close the shared board, all clean-up included, when the server that runs `app` shuts down.
 
     Before, have the garbage collector leave alone what the server has loaded: it looks through all that again and
-    again, which took an eighth of what a refresh of the page costs. And have threads take shorter turns: Streamlit
-    sends each message in a turn of its own, for which it waits while the scripts of other pages run, up to `SWITCH_S`
-    each time. Where a server came to its limit, with 125 pages, that made 2 % of the refreshes late, not 14 %.
+    again, which took an eighth of what a refresh of the page costs.
     """
     gc.collect()
     gc.freeze()
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
     try:
         yield
     finally:
-        sys.setswitchinterval(before_s)
         board = vars(threading.main_thread()).get("shared_board")
         if board is not None:
             before = sum(board.totals().states[state] for state in ACTIVE)

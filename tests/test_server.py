@@ -135,7 +135,6 @@ def test_a_restarted_counter_runs_the_edited_code(server: Server) -> None:
 def test_twenty_sessions_racing_make_one_loop(server: Server) -> None:
     server.start()
     assert server.look("__import__('gc').get_freeze_count()") > 50_000  # what the server has loaded
-    assert server.look("sys.getswitchinterval()") == pytest.approx(0.0005)
 
     def race() -> list[Visitor]:
         visitors: list[Visitor] = []
