@@ -107,6 +107,7 @@ def page() -> None:
         form()
     st.title("Live counters")
     toolbar()
+    pagination()  # in a row of its own: beside others it leaves pages out
     live(the_board())
 
 
@@ -217,7 +218,6 @@ def toolbar() -> None:
             icon=":material/delete_sweep:",
             on_click=remove_ended,
         )
-        pagination()
 
 
 def fitting_view(shown: Page) -> str:
