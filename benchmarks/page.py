@@ -1,6 +1,6 @@
 """What one refresh of the page costs the server: ours against an empty fragment, the article's app, NiceGUI and Dash.
 
-    python -m benchmarks.page           # about 20 minutes
+    python -m benchmarks.page           # about 25 minutes
     python -m benchmarks.page --quick   # about 2 minutes
 
 Each case is a server of its own, with visitors over real websockets (Dash: over HTTP) who refresh once a second, each
@@ -386,9 +386,10 @@ async def measure_refresh(served: Served, kind: type[Visitor], case: Case) -> Re
         await visitor.open()
     refreshing = asyncio.create_task(refresh(visitors, SETTLE_S + case["window_s"] + 1))
     await asyncio.sleep(SETTLE_S)
-    began = time.monotonic()
+    began, stolen_s = time.monotonic(), stolen()
     busy, own = await window(served, case["window_s"])
     ended = time.monotonic()
+    lost = (stolen() - stolen_s) / (ended - began)
     loaded = inside(served, case["window_s"])
     await refreshing
     for visitor in visitors:
@@ -404,6 +405,7 @@ async def measure_refresh(served: Served, kind: type[Visitor], case: Case) -> Re
         "answer_ms": answer_s * 1e3 if answer_s > PUSHED_S else None,
         "idle": idle[0] * 100,
         "client": own * 100,
+        "stolen": lost * 100,
         "errors": sum(len(visitor.errors) for visitor in visitors),
         "quiet": quiet,
         "loaded": loaded,
@@ -457,15 +459,15 @@ async def late_window(served: Served, visitors: Sequence[Visitor], seconds: floa
     """Watch for so long; return late gaps, CPU of the server and of the visitors, and stolen time, all in %."""
     began, stolen_s = time.monotonic(), stolen()
     cpu, own = await window(served, seconds)
-    lost = (stolen() - stolen_s) / (time.monotonic() - began) / (os.cpu_count() or 1)
+    lost = (stolen() - stolen_s) / (time.monotonic() - began)
     gaps = [gap for visitor in visitors for gap in gaps_since(visitor, began)]
     late = sum(gap > LATE_S for gap in gaps) / len(gaps)
     return late * 100, cpu * 100, own * 100, lost * 100
 
 
 def stolen() -> float:
-    """Read for how many seconds this machine's cores had work but did not run: the host gave them to others."""
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+    """Read for how many seconds a core of this machine had work but did not run: the host gave it to others."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0)) / (os.cpu_count() or 1)
 
 
 def gaps_since(visitor: Visitor, began: float) -> list[float]:
@@ -582,14 +584,25 @@ class Measured:
 
     def print_tables(self) -> None:
         """Print what refreshes cost, and what they do to the counters."""
-        head = ("one refresh", "CPU ms", "kB", "answered p99 ms", "per second", "sessions", "visitors' CPU %", "errors")
+        head = (
+            "one refresh",
+            "CPU ms",
+            "kB",
+            "answered p99 ms",
+            "per second",
+            "sessions",
+            "visitors' CPU %",
+            "stolen %",
+            "errors",
+        )
         rows = []
         for case, results in self.cases:
             got: dict[str, list[float | None]] = {key: [result[key] for result in results] for key in KEYS}
             sizes = [size / 1e3 for size in got["bytes"] if size is not None]
             cells = [spread(got["cpu_ms"]), number(median(sizes)), spread(got["answer_ms"])]
             cells += [number(median(got["per_s"])), str(case["sessions"]), number(median(got["client"]))]
-            rows.append([title(case), *cells, str(sum(int(n or 0) for n in got["errors"]))])
+            cells += [spread(got["stolen"]), str(sum(int(n or 0) for n in got["errors"]))]
+            rows.append([title(case), *cells])
         common.print_table(head, rows)
         head = ("counters", "late p50 ms", "late p99 ms", "loop lag p99 ms")
         rows = []
@@ -636,7 +649,7 @@ class Measured:
         axes.set_xlabel("CPU ms of the server per refresh")
 
 
-KEYS = ("cpu_ms", "bytes", "answer_ms", "per_s", "client", "errors")
+KEYS = ("cpu_ms", "bytes", "answer_ms", "per_s", "client", "stolen", "errors")
 
 
 def main() -> None:
@@ -647,7 +660,7 @@ def main() -> None:
         return
     quick = arguments.quick
     cases = all_cases(quick=quick)
-    measured = Measured(cases, common.run_in_turns("benchmarks.page", cases, 1 if quick else 2))
+    measured = Measured(cases, common.run_in_turns("benchmarks.page", cases, 1 if quick else 3))
     steps = [capacity_case("ours", step=50 if quick else 25, quick=quick)]
     if not quick:
         steps.append(capacity_case("an empty fragment", step=50))
