@@ -69,6 +69,7 @@ class Memory(TypedDict):
 
     owner: str
     told: list[tuple[str, str]]  # toasts to be shown: text and icon
+    shown: NotRequired[int]  # how often they were
     ids: list[int]  # of the rows of the table
     positions: list[int]  # of the selected rows
     selected: list[int]  # their ids
@@ -251,9 +252,7 @@ def live(board: Board) -> None:
         st.rerun()  # the whole page, which gets the board of now: somebody cleared the cache
     kept = memory()
     board.renew(kept["owner"])
-    while kept["told"]:
-        text, icon = kept["told"].pop(0)
-        st.toast(text, icon=icon)
+    toasts(kept)
     size, first = size_of_page(), st.session_state.get("page", 1) - 1
     shown = board.page(offset=first * size, limit=size, owner=kept["owner"], max_age_s=SHARED_S, **filters())
     fits = kept.get("view_chosen") or st.session_state.get("view") == fitting_view(shown)
@@ -270,6 +269,18 @@ def live(board: Board) -> None:
         table(shown, kept)
         act_on_selection(shown.rows, kept)
     detail(board, kept)
+
+
+def toasts(kept: Memory) -> None:
+    """Show what was told, in two refreshes: a busy browser may not draw the first before the second has come.
+
+    A toast that is on the screen already is not drawn again.
+    """
+    for text, icon in kept["told"]:
+        st.toast(text, icon=icon)
+    kept["shown"] = kept.get("shown", 0) + 1
+    if kept["shown"] > 1:
+        kept["told"] = []
 
 
 def metrics(totals: Totals, health: LoopHealth, hidden: int) -> None:
@@ -567,7 +578,11 @@ def those_in(wanted: Sequence[State]) -> Sequence[int]:
 
 def tell(text: str, icon: str) -> None:
     """Have a toast shown by the run that follows: a callback of a fragment must not show anything itself."""
-    memory()["told"].append((text, icon))
+    kept = memory()
+    if kept.get("shown"):
+        kept["told"] = []
+    kept["told"].append((text, icon))
+    kept["shown"] = 0
 
 
 def first_page() -> None:

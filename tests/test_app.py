@@ -63,6 +63,16 @@ def test_a_started_counter_is_on_the_page_in_the_same_run(page: AppTest) -> None
     assert page.toast[0].value == "Started 1 counter."
 
 
+def test_a_toast_is_shown_in_two_refreshes_for_a_browser_that_missed_the_first(page: AppTest) -> None:
+    page.button(key="start").click().run()
+    assert [toast.value for toast in page.toast] == ["Started 1 counter."]
+    assert [toast.value for toast in page.run().toast] == ["Started 1 counter."]
+    assert not page.run().toast
+    page.button(key="start").click().run()
+    page.button(key="stop_all").click().run()  # at once: only what is new is shown
+    assert [toast.value for toast in page.toast] == ["Stopping 2 counters."]
+
+
 def test_a_dozen_show_as_cards_and_more_as_a_table(page: AppTest) -> None:
     start(page, n=12)
     assert len(texts(page)) == 12
