@@ -69,7 +69,7 @@ class Memory(TypedDict):
 
     owner: str
     told: list[tuple[str, str]]  # toasts to be shown: text and icon
-    shown: NotRequired[int]  # how often they were
+    again: NotRequired[list[tuple[str, str]]]  # those shown once
     ids: list[int]  # of the rows of the table
     positions: list[int]  # of the selected rows
     selected: list[int]  # their ids
@@ -276,11 +276,9 @@ def toasts(kept: Memory) -> None:
 
     A toast that is on the screen already is not drawn again.
     """
-    for text, icon in kept["told"]:
+    for text, icon in kept["told"] or kept.get("again", []):
         st.toast(text, icon=icon)
-    kept["shown"] = kept.get("shown", 0) + 1
-    if kept["shown"] > 1:
-        kept["told"] = []
+    kept["again"], kept["told"] = kept["told"], []
 
 
 def metrics(totals: Totals, health: LoopHealth, hidden: int) -> None:
@@ -578,11 +576,7 @@ def those_in(wanted: Sequence[State]) -> Sequence[int]:
 
 def tell(text: str, icon: str) -> None:
     """Have a toast shown by the run that follows: a callback of a fragment must not show anything itself."""
-    kept = memory()
-    if kept.get("shown"):
-        kept["told"] = []
-    kept["told"].append((text, icon))
-    kept["shown"] = 0
+    memory()["told"].append((text, icon))
 
 
 def first_page() -> None:

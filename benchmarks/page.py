@@ -367,12 +367,13 @@ async def refresh(visitors: Sequence[Visitor], seconds: float) -> None:
     await asyncio.gather(*(one(visitor, place / len(visitors)) for place, visitor in enumerate(visitors)))
 
 
-async def window(served: Served, seconds: float) -> tuple[float, float]:
-    """Watch the server for so long; return the CPU seconds used per second by it and by this process."""
-    began, cpu_s, own_s = time.monotonic(), served.cpu_s(), time.process_time()
+async def window(served: Served, seconds: float) -> tuple[float, float, float]:
+    """Watch the server for so long; return the CPU seconds per second used by it and by this process, and stolen."""
+    began, cpu_s, own_s, stolen_s = time.monotonic(), served.cpu_s(), time.process_time(), stolen()
     await asyncio.sleep(seconds)
     took_s = time.monotonic() - began
-    return (served.cpu_s() - cpu_s) / took_s, (time.process_time() - own_s) / took_s
+    cpu_s, own_s, stolen_s = served.cpu_s() - cpu_s, time.process_time() - own_s, stolen() - stolen_s
+    return cpu_s / took_s, own_s / took_s, stolen_s / took_s
 
 
 async def measure_refresh(served: Served, kind: type[Visitor], case: Case) -> Result:
@@ -386,10 +387,9 @@ async def measure_refresh(served: Served, kind: type[Visitor], case: Case) -> Re
         await visitor.open()
     refreshing = asyncio.create_task(refresh(visitors, SETTLE_S + case["window_s"] + 1))
     await asyncio.sleep(SETTLE_S)
-    began, stolen_s = time.monotonic(), stolen()
-    busy, own = await window(served, case["window_s"])
+    began = time.monotonic()
+    busy, own, lost = await window(served, case["window_s"])
     ended = time.monotonic()
-    lost = (stolen() - stolen_s) / (ended - began)
     loaded = inside(served, case["window_s"])
     await refreshing
     for visitor in visitors:
@@ -457,9 +457,8 @@ async def measure_capacity(served: Served, kind: type[Visitor], case: Case) -> R
 
 async def late_window(served: Served, visitors: Sequence[Visitor], seconds: float) -> tuple[float, float, float, float]:
     """Watch for so long; return late gaps, CPU of the server and of the visitors, and stolen time, all in %."""
-    began, stolen_s = time.monotonic(), stolen()
-    cpu, own = await window(served, seconds)
-    lost = (stolen() - stolen_s) / (time.monotonic() - began)
+    began = time.monotonic()
+    cpu, own, lost = await window(served, seconds)
     gaps = [gap for visitor in visitors for gap in gaps_since(visitor, began)]
     late = sum(gap > LATE_S for gap in gaps) / len(gaps)
     return late * 100, cpu * 100, own * 100, lost * 100
